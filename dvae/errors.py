@@ -1,0 +1,40 @@
+"""What ends a command without a traceback, and the exit code that it ends with."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: what was given, the rule, the remedy (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """The data went bad under way: lost shards, or more bad samples than allowed (exit code 3)."""
+
+    exit_code = 3
+
+
+class CheckpointError(UserError):
+    """A checkpoint or weights folder that is damaged or belongs to something else (exit code 4)."""
+
+    exit_code = 4
+
+
+class NonFiniteError(UserError):
+    """The loss or its gradient was not finite and the recipe says to stop (exit code 5)."""
+
+    exit_code = 5
+
+
+def exit_code_of(command: Callable[[], int | None]) -> int:
+    """Run a command; a `UserError` becomes one message on stderr and its exit code."""
+    try:
+        return command() or 0
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130

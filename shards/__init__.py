@@ -1,0 +1,1 @@
+"""Make and check WebDataset shards: pictures to tars, an index and a manifest."""
