@@ -10,7 +10,7 @@ A sample id runs over the shards of a split in the manifest's order: 0 … N-1.
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -104,7 +104,7 @@ def read_index(folder: Path, shard: Shard) -> np.ndarray:
 
 
 def write_shard_manifest(
-    folder: Path, splits: dict[str, Sequence[Shard]], about: dict[str, Any]
+    folder: Path, splits: Mapping[str, Sequence[Shard]], about: dict[str, Any]
 ) -> None:
     """Write the manifest of a folder of shards; the last file of a packing run."""
     value = {

@@ -1,0 +1,137 @@
+"""Checkpoints: whole or absent, verified before an older one goes, no pickle.
+
+    checkpoints/step-00000400/model.safetensors ema.safetensors optimizer.safetensors
+                              state.json manifest.json
+
+A folder gets its name only when everything in it is on the disk (design contract 3).
+"""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dvae import __version__
+from dvae.ema import Ema
+from dvae.errors import CheckpointError
+from dvae.files import TEMPORARY, damage, whole_folder
+from dvae.optim import load_optimizer_tensors, optimizer_tensors
+from dvae.weights import mismatches, read_tensors
+
+STATE = "state.json"
+NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass
+class State:
+    """The counters of a run. With the tensors they are all of it: every draw is keyed."""
+
+    step: int = 0  # finished optimizer steps; with the recipe, also the state of the data
+    mean_error: float | None = None  # running, of one number of a picture: the optimal scale
+    best_step: int | None = None
+    best_loss: float | None = None  # nats per image, on the validation split
+    bad_samples: int = 0  # in all processes
+    data: str = ""  # digest of the training split
+    loss_scale: dict[str, Any] | None = None  # of fp16
+    version: str = __version__
+    torch: str = torch.__version__
+
+
+class Checkpoints:
+    """The checkpoints of one run: `save`, `newest`, and keeping the last K and the best."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def names(self) -> dict[int, Path]:
+        """Step -> folder of everything that has a checkpoint's name, in order."""
+        found = {}
+        for path in self.folder.glob("step-*"):
+            match = NAME.fullmatch(path.name)
+            if match and path.is_dir() and not path.is_symlink():
+                found[int(match[1])] = path
+        return dict(sorted(found.items()))
+
+    def save(
+        self, state: State, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
+    ) -> Path:
+        """Write a checkpoint, read it again, then remove those that needn't be kept.
+
+        Raises:
+            CheckpointError: what was read back isn't what was written.
+        """
+        path = self.folder / f"step-{state.step:08d}"
+        with whole_folder(path) as temporary:
+            _save(model.state_dict(), temporary / "model.safetensors")
+            if ema:
+                _save(ema.model.state_dict(), temporary / "ema.safetensors")
+            _save(optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+            (temporary / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
+        wrong = damage(path)
+        if wrong:
+            raise CheckpointError(
+                f"{path} was written and reads back wrong: {wrong}: check the disk"
+            )
+        self._prune(state)
+        return path
+
+    def newest(self) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint that is whole, and a line for each damaged one that was passed over."""
+        passed: list[str] = []
+        for path in reversed(self.names().values()):
+            wrong = damage(path)
+            if wrong is None:
+                return path, passed
+            passed.append(f"checkpoint {path.name} is damaged: {wrong}")
+        return None, passed
+
+    def clean(self) -> None:
+        """Remove what killed runs left unfinished."""
+        for path in self.folder.glob(f"{TEMPORARY}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _prune(self, state: State) -> None:
+        steps = list(self.names())
+        kept = {*steps[-self.keep :], state.step, state.best_step}
+        for step, path in self.names().items():
+            if step not in kept:
+                doomed = path.with_name(f"{TEMPORARY}{path.name}")
+                path.rename(doomed)  # never half a checkpoint under its name
+                shutil.rmtree(doomed, ignore_errors=True)
+
+
+def restore(
+    path: Path, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
+) -> State:
+    """Load a checkpoint into a network, its average and its optimizer.
+
+    Raises:
+        CheckpointError: it belongs to another network.
+    """
+    _load(path / "model.safetensors", model)
+    if ema:
+        _load(path / "ema.safetensors", ema.model)
+    load_optimizer_tensors(model, optimizer, read_tensors(path / "optimizer.safetensors"))
+    try:
+        return State(**json.loads((path / STATE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path / STATE} is not a state of this version: {error}") from None
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _load(path: Path, model: nn.Module) -> None:
+    tensors = read_tensors(path)
+    problems = mismatches(tensors, model.state_dict())
+    if problems:
+        raise CheckpointError(f"{path} is of another network: {problems}")
+    model.load_state_dict(tensors)

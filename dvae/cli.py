@@ -1,0 +1,155 @@
+"""The `dvae` command: what one does with trained weights."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dvae.errors import UserError, exit_code_of
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    given = _parser().parse_args(arguments)
+    return exit_code_of(lambda: given.command(given))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dvae", description="Use the weights of a trained VAE.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = _add(commands, "train", _train, "train a recipe with one process", weights=False)
+    train.add_argument("arguments", nargs=argparse.REMAINDER, help="as of python -m dvae.train")
+
+    sample = _add(commands, "sample", _sample, "draw new pictures from the prior")
+    sample.add_argument("--count", type=_positive, default=25, help="pictures (default 25)")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument(
+        "--temperature", type=_not_negative, default=1.0, help="of z; 1 samples the model itself"
+    )
+    _add_sheet(sample, "samples.png")
+
+    reconstruct = _add(commands, "reconstruct", _reconstruct, "pictures over their reconstructions")
+    reconstruct.add_argument("source", nargs="+", type=Path, help="pictures, a folder, or shards")
+    reconstruct.add_argument("--count", type=_positive, default=16, help="pictures (default 16)")
+    _add_sheet(reconstruct, "reconstructions.png")
+
+    between = _add(commands, "interpolate", _interpolate, "from one picture to another")
+    between.add_argument("first", type=Path)
+    between.add_argument("second", type=Path)
+    between.add_argument("--count", type=_positive, default=10, help="pictures (default 10)")
+    _add_sheet(between, "interpolation.png")
+
+    encode = _add(commands, "encode", _encode, "write the latents of a split")
+    encode.add_argument("shards", type=Path)
+    encode.add_argument("out", type=Path, help="a folder")
+    encode.add_argument("--split", default="train")
+
+    evaluate = _add(commands, "evaluate", _evaluate, "measure on held-out shards")
+    evaluate.add_argument("shards", type=Path)
+    evaluate.add_argument("--split", default="val")
+    evaluate.add_argument("--images", type=int, default=0, help="how many; 0: all")
+    evaluate.add_argument("--out", type=Path, help="a JSON file for the same figures")
+    return parser
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    command: Callable[[argparse.Namespace], int | None],
+    text: str,
+    weights: bool = True,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=command)
+    if weights:
+        parser.add_argument("weights", help="a run, its weights folder, or a Hub id")
+        parser.add_argument("--device", help="cpu, cuda, mps …; the accelerator if there is one")
+    return parser
+
+
+def _add_sheet(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument("--out", type=Path, default=Path(name), help=f"a PNG (default {name})")
+    parser.add_argument("--columns", type=_positive, help="of the grid")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value
+
+
+def _train(given: argparse.Namespace) -> int:
+    from dvae.train import main as train
+
+    return train(given.arguments)
+
+
+def _sample(given: argparse.Namespace) -> None:
+    from dvae import generate
+    from dvae.pictures import grid
+
+    images = generate.sample(_load(given), given.count, given.seed, given.temperature)
+    columns = given.columns or max(1, round(given.count**0.5))
+    _write(grid(images, columns), given.out)
+
+
+def _reconstruct(given: argparse.Namespace) -> None:
+    from dvae import generate
+
+    weights = _load(given)
+    images = generate.pictures_of(weights, given.source, given.count)
+    _write(generate.sheet_of_reconstructions(weights, images, given.columns or 8), given.out)
+
+
+def _interpolate(given: argparse.Namespace) -> None:
+    from dvae import generate
+    from dvae.pictures import grid
+
+    images = generate.between(_load(given), given.first, given.second, given.count)
+    _write(grid(images, given.columns or given.count), given.out)
+
+
+def _encode(given: argparse.Namespace) -> None:
+    from dvae import generate
+
+    count = generate.encode_shards(_load(given), given.shards, given.split, given.out)
+    sys.stdout.write(f"{count} latents in {given.out}\n")
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    from dvae.evaluate import report
+
+    report(_load(given), given.shards, given.split, given.images, given.out)
+
+
+def _load(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # torch is imported late
+    from dvae.weights import load, resolve_device
+
+    weights = load(given.weights)
+    weights.model.to(resolve_device(given.device))
+    return weights
+
+
+def _write(sheet, path: Path) -> None:  # type: ignore[no-untyped-def]
+    from dvae.pictures import save_png
+
+    if path.is_dir():
+        raise UserError(f"--out={path} is a folder: give the name of a PNG file")
+    try:
+        save_png(sheet, path)
+    except OSError as error:
+        raise UserError(f"--out={path} cannot be written: {error.strerror}") from None
+    sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The parts of a recipe: what to learn. Where to run is a matter of `launch/`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+FREE: JsonDict = {
+    "free": True
+}  # marks a key that a resumed run may have changed: it doesn't alter the result
+
+
+class Part(BaseModel):
+    """A part of a recipe: typed, frozen, and closed to keys that it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DogVAEConfig(Part):
+    """The historical network at 127 pixels."""
+
+    name: Literal["dogvae"]
+    latent_dim: Positive = 256
+
+
+class AutoencoderConfig(Part):
+    """The historical network without its Gaussian."""
+
+    name: Literal["autoencoder"]
+    latent_dim: Positive = 256
+
+
+class ResVAEConfig(Part):
+    """The residual VAE; see `dvae.models.resvae.ResVAE`."""
+
+    name: Literal["resvae"]
+    image_size: Positive = 64  # pixels
+    channels: tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...] = (32, 64, 128, 192)
+    latent_dim: Positive = 128
+    num_res_blocks: Positive = 1
+    patch_size: Positive = 1  # pixels
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "ResVAEConfig":
+        if not self.channels:
+            raise ValueError("channels=[] must name at least one stage")
+        factor = self.patch_size * 2 ** (len(self.channels) - 1)
+        if self.image_size % factor:
+            raise ValueError(
+                f"image_size={self.image_size} must be a multiple of {factor} "
+                f"(patch_size {self.patch_size}, halved {len(self.channels) - 1} times)"
+            )
+        return self
+
+
+ModelConfig = Annotated[
+    DogVAEConfig | AutoencoderConfig | ResVAEConfig, Field(discriminator="name")
+]
+
+
+class DataConfig(Part):
+    """Where the shards are, and how a picture becomes a sample."""
+
+    train: str  # a folder of shards; its split "train", or its only one
+    val: str = ""  # a folder of shards; its split "val", or its only one; empty: that of train
+    window: Count = 0  # samples permuted together; 0 permutes the whole data set
+    crop_min: float = Field(1.0, gt=0, le=1)  # least side of the random crop, of the shorter side
+    flip: bool = True  # mirror half of the pictures
+    max_bad: float = Field(0.01, ge=0, le=1)  # share of bad samples past which the run stops
+    max_pixels: Positive = 64_000_000
+    verify: bool = Field(True, json_schema_extra=FREE)  # check every picture's CRC-32
+    threads: Count = Field(0, json_schema_extra=FREE)  # that decode; 0: one a core
+    ahead: Positive = Field(4, json_schema_extra=FREE)  # batches decoded before they are wanted
+
+
+class LossConfig(Part):
+    """The likelihood and the weight of the KL term; every term is in nats per image."""
+
+    likelihood: Literal["gaussian", "laplace"] = "gaussian"
+    scale: Annotated[float, Field(gt=0)] | Literal["optimal"] = "optimal"  # grey levels of 255
+    beta: float = Field(1.0, ge=0)  # 1: the evidence lower bound
+    schedule: Literal["constant", "linear", "cyclical"] = "constant"  # of beta
+    warmup_steps: Count = 0  # of "linear"
+    cycle_steps: Positive = 1000  # of "cyclical"
+    free_bits: float = Field(0.0, ge=0)  # nats a dimension that cost nothing
+
+
+class OptimConfig(Part):
+    """Adam, its schedule, and the averaged weights."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = Field(3e-4, gt=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.99,
+    )
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: Count = 0  # linear, from 0
+    min_learning_rate: float = Field(0.0, ge=0)  # where the cosine ends
+    max_grad_norm: float = Field(1.0, ge=0)  # 0: gradients aren't clipped
+    ema: float = Field(0.999, ge=0, lt=1)  # decay of the averaged weights; 0: none are kept
+
+
+class TrainConfig(Part):
+    """The run of the loop."""
+
+    steps: Positive
+    global_batch_size: Positive  # over all processes and micro-batches
+    micro_batch_size: Count = Field(0, json_schema_extra=FREE)  # 0: a process's share at once
+    seed: Count = 0
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    channels_last: bool = Field(True, json_schema_extra=FREE)
+    guard: Literal["stop", "skip"] = "stop"  # what a loss that isn't finite does
+    log_every: Positive = Field(10, json_schema_extra=FREE)  # steps
+    save_every: Positive = Field(500, json_schema_extra=FREE)
+    keep: Positive = Field(2, json_schema_extra=FREE)  # checkpoints, besides the best
+
+
+class EvalConfig(Part):
+    """What is measured and drawn while training."""
+
+    every: Positive = Field(500, json_schema_extra=FREE)  # steps
+    images: Count = Field(0, json_schema_extra=FREE)  # of the validation split; 0: all
+    grid: Positive = Field(5, json_schema_extra=FREE)  # rows and columns of the sample grid
+
+
+class RunConfig(Part):
+    """Where the run is kept."""
+
+    dir: str = Field("runs", json_schema_extra=FREE)
+    name: str = Field("", json_schema_extra=FREE)  # empty: the recipe's file name
+
+
+class Config(Part):
+    """A whole recipe."""
+
+    model: ModelConfig
+    data: DataConfig
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig
+    eval: EvalConfig = EvalConfig()
+    run: RunConfig = RunConfig()
+
+    @property
+    def image_size(self) -> int:
+        """Pixels, height = width."""
+        return self.model.image_size if isinstance(self.model, ResVAEConfig) else 127
+
+    @property
+    def dims(self) -> int:
+        """D = 3 H W, numbers in a picture."""
+        return 3 * self.image_size**2
+
+    @property
+    def folder(self) -> Path:
+        """runs/NAME."""
+        return Path(self.run.dir) / self.run.name

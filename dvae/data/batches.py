@@ -1,0 +1,191 @@
+"""Batches: this process's share of each global batch, decoded on threads ahead of the training.
+
+A batch is one uint8 array; threads write pictures straight into its slots. Which pictures, and how
+they are cropped and flipped, is a function of (seed, epoch, sample id) alone (design contract 1).
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dvae.data.decode import Crop, decode
+from dvae.data.order import CROP, FLIP, Order, share, uniform
+from dvae.data.reader import BadSample, Place, Reader
+
+PICTURES_A_TASK = 8  # few enough to share a batch out, enough to hide what a task costs
+
+
+class Bad(NamedTuple):
+    """A sample that weighs nothing, and why."""
+
+    sample: int
+    place: Place
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's share of a global batch."""
+
+    epoch: int
+    step: int  # of the epoch
+    ids: np.ndarray  # (n,) sample ids
+    images: torch.Tensor  # (n, S, S, 3) uint8
+    flips: np.ndarray  # (n,) bool: to be mirrored, on the device
+    weights: np.ndarray  # (n,) 1, or 0 for a bad or a padding sample
+    bad: Sequence[Bad]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How pictures of a split become pixels; the same on every process.
+
+    Args:
+        reader: of the split.
+        image_size: pixels, height = width.
+        crop_min: the random crop's least share of the shorter side; 1 keeps all of it.
+        flip: mirror half of the pictures.
+        seed: of crops and flips.
+        max_pixels: larger pictures are refused.
+    """
+
+    reader: Reader
+    image_size: int
+    crop_min: float = 1.0
+    flip: bool = False
+    random_place: bool = False
+    seed: int = 0
+    max_pixels: int = 64_000_000
+
+    def crops(self, ids: np.ndarray, epoch: int) -> list[Crop]:
+        """One crop a sample; the centre, unless the place is drawn."""
+        if not self.random_place:
+            return [Crop()] * len(ids)
+        draws = uniform(ids, 3, self.seed, epoch, CROP)
+        draws[:, 0] = self.crop_min + (1 - self.crop_min) * draws[:, 0]
+        return [Crop(*row) for row in draws.tolist()]
+
+    def flips(self, ids: np.ndarray, epoch: int) -> np.ndarray:
+        """(n,) bool: which samples are mirrored."""
+        if not self.flip:
+            return np.zeros(len(ids), dtype=bool)
+        return uniform(ids, 1, self.seed, epoch, FLIP)[:, 0] < 0.5
+
+    def decode_into(self, images: np.ndarray, ids: np.ndarray, crops: list[Crop]) -> list[Bad]:
+        """Fill (n, S, S, 3) uint8; a bad sample's slot becomes black and is named."""
+        bad = []
+        for slot, (sample, crop) in enumerate(zip(ids.tolist(), crops, strict=True)):
+            try:
+                picture = self.reader.picture(sample)
+                decode(picture, images[slot], crop, self.max_pixels)
+            except BadSample as error:
+                images[slot] = 0
+                bad.append(Bad(sample, self.reader.place(sample), str(error)))
+        return bad
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ids of one step of this process, before they are decoded."""
+
+    epoch: int
+    step: int
+    ids: np.ndarray
+    weights: np.ndarray
+
+
+class Loader:
+    """Iterates over batches of a plan; at most `ahead` of them are decoded before they are asked for.
+
+    Use it as a context manager, or exhaust it: leaving it ends the threads.
+    """
+
+    def __init__(
+        self, plan: Iterator[Plan], pictures: Pictures, threads: int = 0, ahead: int = 4
+    ) -> None:
+        self._plan = plan
+        self._pictures = pictures
+        self._ahead = ahead
+        self._pin = torch.cuda.is_available()
+        self._pool = ThreadPoolExecutor(
+            threads or default_threads(), "decode", initializer=_one_thread_each
+        )
+        self._waiting: deque[tuple[Batch, list[Future[list[Bad]]]]] = deque()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Batch:
+        while len(self._waiting) < self._ahead:
+            plan = next(self._plan, None)
+            if plan is None:
+                break
+            self._waiting.append(self._start(plan))
+        if not self._waiting:
+            raise StopIteration
+        batch, tasks = self._waiting.popleft()
+        bad = [entry for task in tasks for entry in task.result()]
+        weights = batch.weights.copy()
+        weights[np.isin(batch.ids, [entry.sample for entry in bad])] = 0
+        return replace(batch, weights=weights, bad=bad)
+
+    def _start(self, plan: Plan) -> tuple[Batch, list[Future[list[Bad]]]]:
+        size = self._pictures.image_size
+        shape = (len(plan.ids), size, size, 3)
+        images = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._pin)
+        crops = self._pictures.crops(plan.ids, plan.epoch)
+        flips = self._pictures.flips(plan.ids, plan.epoch)
+        array = images.numpy()
+        wanted = np.flatnonzero(plan.weights)
+        last = int(wanted[-1]) + 1 if len(wanted) else 0  # padding stands at the end
+        tasks = [
+            self._pool.submit(
+                self._pictures.decode_into,
+                array[start : min(start + PICTURES_A_TASK, last)],
+                plan.ids[start : min(start + PICTURES_A_TASK, last)],
+                crops[start : min(start + PICTURES_A_TASK, last)],
+            )
+            for start in range(0, last, PICTURES_A_TASK)
+        ]
+        return Batch(plan.epoch, plan.step, plan.ids, images, flips, plan.weights, []), tasks
+
+
+def training_plan(order: Order, start: int, rank: int, world_size: int) -> Iterator[Plan]:
+    """This process's ids from the global step `start` on, without end."""
+    mine = share(order.batch_size, rank, world_size)
+    step = start
+    while True:
+        epoch, step_of_epoch = divmod(step, order.steps_per_epoch)
+        ids = order.ids(epoch, step_of_epoch)[mine]
+        yield Plan(epoch, step_of_epoch, ids, np.ones(len(ids), dtype=np.float32))
+        step += 1
+
+
+def evaluation_plan(samples: int, batch_size: int, rank: int, world_size: int) -> Iterator[Plan]:
+    """Every sample once, in order, over all processes; the last batch is padded with weight 0."""
+    mine = share(batch_size, rank, world_size)
+    for step in range(-(-samples // batch_size)):
+        ids = np.arange(step * batch_size, (step + 1) * batch_size)[mine]
+        weights = (ids < samples).astype(np.float32)
+        yield Plan(0, step, np.minimum(ids, samples - 1), weights)
+
+
+def default_threads() -> int:
+    """One decoding thread for each core that this process may use, 8 at most."""
+    return max(1, min(8, len(os.sched_getaffinity(0))))
+
+
+def _one_thread_each() -> None:
+    torch.set_num_threads(1)  # of the calling thread: resizing must not start threads of its own

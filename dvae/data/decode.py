@@ -1,0 +1,118 @@
+"""Pixels: a picture's bytes, a square crop of it, antialiased to the size of the batch.
+
+JPEG goes through libjpeg-turbo at scale 1, 1/2 or 1/4 (the others have no SIMD and are slower), the
+largest reduction that leaves 1.4 times the wanted size; everything else through Pillow.
+"""
+
+import io
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional
+
+from dvae.data.reader import BadSample, Picture
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # what Pillow may open, whatever the name
+MARGIN = 1.4  # a scaled decode keeps at least so many times the wanted pixels
+SCALES = (4, 2)  # 1/4 and 1/2
+JPEG_MAGIC = b"\xff\xd8\xff"
+# What Pillow's and libjpeg-turbo's readers are known to raise on bytes that are no picture.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+class Crop(NamedTuple):
+    """A square of a picture, drawn before its size is known."""
+
+    side: float = 1.0  # share of the shorter side, in (0, 1]
+    x: float = 0.5  # place along the room that is left, in [0, 1]; 0.5 is the centre
+    y: float = 0.5
+
+
+def decode(picture: Picture, out: np.ndarray, crop: Crop, max_pixels: int) -> None:
+    """Decode a picture, crop it and write it into a slot of the batch.
+
+    Args:
+        picture: the bytes of a JPEG, PNG, WebP …
+        out: (S, S, 3) uint8, written in place.
+        crop: which square of the upright picture.
+        max_pixels: a larger picture is refused from its header.
+
+    Raises:
+        BadSample: the bytes are no whole picture, or too large a one.
+    """
+    size = out.shape[0]
+    try:
+        pixels, box = _decoded(picture, size, crop, max_pixels)
+    except UNREADABLE as error:
+        raise BadSample(f"it can't be decoded: {error}"[:200]) from None
+    x, y, side = box
+    _resize(pixels[y : y + side, x : x + side], out)
+
+
+def _decoded(
+    picture: Picture, size: int, crop: Crop, max_pixels: int
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """RGB pixels (h, w, 3) at some scale, and the crop's x, y and side on them."""
+    if not picture.data.startswith(JPEG_MAGIC) or picture.orientation != 1:
+        pixels = _by_pillow(picture.data, max_pixels)
+        return pixels, _square(pixels.shape[1], pixels.shape[0], crop)
+    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(picture.data)
+    _check_pixels(width, height, max_pixels)
+    if colorspace in ("CMYK", "YCCK"):
+        pixels = _by_pillow(picture.data, max_pixels)
+        return pixels, _square(width, height, crop)
+    side = _square(width, height, crop)[2]
+    scale = next((d for d in SCALES if side / d >= MARGIN * size), 1)
+    pixels = simplejpeg.decode_jpeg(
+        picture.data,
+        "RGB",
+        min_height=-(-height // scale) if scale > 1 else 0,
+        min_width=-(-width // scale) if scale > 1 else 0,
+        min_factor=1,
+    )
+    return pixels, _square(pixels.shape[1], pixels.shape[0], crop)
+
+
+def _square(width: int, height: int, crop: Crop) -> tuple[int, int, int]:
+    side = max(1, round(crop.side * min(width, height)))
+    return round(crop.x * (width - side)), round(crop.y * (height - side)), side
+
+
+def _by_pillow(data: bytes, max_pixels: int) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_pixels(image.width, image.height, max_pixels)
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+            layers = upright.convert("RGBA")
+            white = Image.new("RGBA", layers.size, "white")
+            upright = Image.alpha_composite(white, layers)
+        return np.asarray(upright.convert("RGB"))
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise BadSample(f"{width}x{height} pixels are more than data.max_pixels={max_pixels}")
+
+
+def _resize(square: np.ndarray, out: np.ndarray) -> None:
+    if square.shape == out.shape:
+        out[:] = square
+        return
+    planes = torch.from_numpy(square).permute(2, 0, 1)[None]  # (1, 3, h, w), channels last
+    small = functional.interpolate(
+        planes, size=out.shape[:2], mode="bilinear", antialias=True, align_corners=False
+    )
+    out[:] = small[0].permute(1, 2, 0).numpy()

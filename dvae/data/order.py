@@ -1,0 +1,151 @@
+"""Which sample when: `order(seed, epoch, step) -> global batch of sample ids`, and keyed draws.
+
+Both are pure functions: they know nothing of processes, threads, micro-batches, or of what was read
+before (design contract 1). Integers are mixed by splitmix64 (Steele et al. 2014); permutations are
+Feistel networks with cycle walking (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+ROUNDS = 8
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+# The purpose of a draw: equal seeds, epochs and ids give unrelated numbers for each of them.
+SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE = range(7)
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser: a bijection of uint64 whose every output bit hangs on every input bit."""
+    x = x ^ (x >> np.uint64(30))
+    x = x * np.uint64(0xBF58476D1CE4E5B9)
+    x = x ^ (x >> np.uint64(27))
+    x = x * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def key(*parts: int | np.ndarray) -> np.ndarray:
+    """A uint64 made of several integers in their order: (1,), or (n,) where a part is (n,)."""
+    result = np.zeros(1, dtype=np.uint64)
+    for part in parts:
+        result = mix(result + GOLDEN + mix(np.atleast_1d(part).astype(np.uint64)))
+    return result
+
+
+def uniform(ids: np.ndarray, count: int, *parts: int) -> np.ndarray:
+    """Keyed draws from [0, 1): (n,) sample ids -> (n, count), the same whoever asks."""
+    keys = key(*parts, ids)[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
+    return (mix(keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permute(index: np.ndarray, size: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
+    """A keyed permutation of 0 … size-1, evaluated at `index`, without building it.
+
+    Args:
+        index: (n,) integers in [0, size).
+        size: of the domain; one, or one for each index.
+        keys: (1,) or (n,) uint64; each key is another permutation.
+
+    Returns:
+        (n,) int64 in [0, size).
+    """
+    index = np.asarray(index).astype(np.uint64)
+    size = np.broadcast_to(np.asarray(size, dtype=np.uint64), index.shape)
+    keys = np.broadcast_to(keys, index.shape)
+    half = np.maximum(2, (_bit_length(size - np.uint64(1)) + np.uint64(1)) // np.uint64(2))
+    half = half.astype(np.uint64)
+    result = _feistel(index, half, keys)
+    outside = np.flatnonzero(result >= size)
+    while outside.size:  # walk the cycle until it comes back into the domain
+        result[outside] = _feistel(result[outside], half[outside], keys[outside])
+        outside = outside[result[outside] >= size[outside]]
+    return result.astype(np.int64)
+
+
+def _feistel(x: np.ndarray, half: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = x >> half, x & mask
+    for _ in range(ROUNDS):
+        keys = keys + GOLDEN
+        left, right = right, left ^ (mix(right + keys) & mask)
+    return (left << half) | right
+
+
+def _bit_length(x: np.ndarray) -> np.ndarray:
+    bits = np.zeros(x.shape, dtype=np.uint64)
+    for shift in (32, 16, 8, 4, 2, 1):
+        above = (x >> bits) >> np.uint64(shift) > 0
+        bits = bits + np.where(above, np.uint64(shift), np.uint64(0))
+    return bits + (x > 0)
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of a training split.
+
+    `window = 0` permutes the whole data set: the best mixing, for shards on a local disk. Otherwise
+    the shards are permuted, laid end to end and cut into B equal lanes, one for each slot of the
+    global batch; inside a lane, windows of so many consecutive samples are permuted, so that each
+    byte is fetched once in the whole cluster per epoch.
+
+    Args:
+        counts: (S,) samples in each shard, in the manifest's order.
+        seed: of every draw.
+        batch_size: B, the global batch.
+        window: samples; 0 for a full permutation.
+    """
+
+    counts: np.ndarray
+    seed: int
+    batch_size: int
+    window: int = 0
+    _line: dict[int, tuple[np.ndarray, np.ndarray, int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def samples(self) -> int:
+        """N, in all shards."""
+        return int(self.counts.sum())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in an epoch; what doesn't fill the last one waits for the next epoch."""
+        return self.samples // self.batch_size
+
+    def ids(self, epoch: int, step: int) -> np.ndarray:
+        """The (B,) sample ids of a step of an epoch, slot by slot; no id twice in an epoch."""
+        if not 0 <= step < self.steps_per_epoch:
+            raise IndexError(f"step {step} of an epoch of {self.steps_per_epoch}")
+        slots = np.arange(self.batch_size, dtype=np.int64)
+        if not self.window:
+            places = step * self.batch_size + slots
+            return permute(places, self.samples, key(self.seed, epoch, SAMPLES))
+        window = step // self.window
+        size = min(self.window, self.steps_per_epoch - window * self.window)
+        keys = key(self.seed, epoch, WINDOWS, window, slots)
+        inside = permute(np.full_like(slots, step % self.window), size, keys)
+        return self._at(epoch, slots * self.steps_per_epoch + window * self.window + inside)
+
+    def _at(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        """Sample ids at places of the line of permuted shards, which begins at a drawn place."""
+        ends, first, rotation = self._line_of(epoch)
+        places = (places + rotation) % self.samples
+        shard = np.searchsorted(ends, places, side="right")
+        return first[shard] + places - (ends[shard - 1] * (shard > 0))
+
+    def _line_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Where each permuted shard ends on the line, and its first sample's id."""
+        if epoch not in self._line:
+            shards = np.arange(len(self.counts))
+            permuted = permute(shards, len(self.counts), key(self.seed, epoch, SHARDS))
+            first = np.cumsum(self.counts) - self.counts
+            rotation = int(key(self.seed, epoch, ROTATION)[0] % np.uint64(self.samples))
+            self._line.clear()
+            self._line[epoch] = (np.cumsum(self.counts[permuted]), first[permuted], rotation)
+        return self._line[epoch]
+
+
+def share(batch_size: int, rank: int, world_size: int) -> slice:
+    """The slots of the global batch that a process owns; `world_size` divides `batch_size`."""
+    each = batch_size // world_size
+    return slice(rank * each, (rank + 1) * each)

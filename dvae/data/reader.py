@@ -1,0 +1,145 @@
+"""A picture's bytes, by its sample id, from shards on a local disk.
+
+Reads through offsets, never by walking the tar, so a damaged header can't hide what follows it, and
+checks every picture against the index, so a damaged byte can't reach the network.
+"""
+
+import bisect
+import json
+import os
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from dvae.data.index import Shard, Split, missing_shards, read_index
+from dvae.errors import DataError
+
+OPEN_FILES = 128  # shards kept open at a time
+BLOCK = 512  # bytes: a tar's header stands just before a member's data
+
+
+class BadSample(Exception):  # noqa: N818 - an outcome that is counted, not an error that ends a run
+    """A sample that can't be used, with the reason."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The bytes of one image member."""
+
+    data: bytes
+    orientation: int  # EXIF, 1 is upright
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sample lies: what a report names."""
+
+    shard: str
+    key: str
+    offset: int  # bytes from the start of the tar to the picture
+
+
+class _OpenFile:
+    """A descriptor that is closed when the last thread that uses it lets go of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class Reader:
+    """Samples of a split; safe to use from several threads.
+
+    Raises:
+        DataError: shards are missing or have another size than the manifest says.
+    """
+
+    def __init__(self, split: Split, verify: bool = True) -> None:
+        problems = missing_shards(split)
+        if problems:
+            shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
+            raise DataError(
+                f"{len(problems)} of {len(split.shards)} shards are not what {split.folder}'s "
+                f"manifest says: {shown}: copy them again, or pack anew"
+            )
+        self.split = split
+        self.verify = verify
+        self._first = [0, *np.cumsum(split.counts).tolist()]
+        self._files: OrderedDict[int, _OpenFile] = OrderedDict()
+        self._rows: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def picture(self, sample: int) -> Picture:
+        """The picture of a sample id.
+
+        Raises:
+            BadSample: it can't be read, is cut short, or isn't what was packed.
+        """
+        shard, row = self._locate(sample)
+        data = self._read(shard, int(row["offset"]), int(row["size"]))
+        if self.verify and zlib.crc32(data) != int(row["crc32"]):
+            raise BadSample("its bytes are not those that were packed (CRC-32 differs)")
+        return Picture(data, int(row["orientation"]))
+
+    def about(self, sample: int) -> dict[str, Any]:
+        """The JSON member of a sample, {} where it has none or an invalid one."""
+        shard, row = self._locate(sample)
+        try:
+            value = json.loads(self._read(shard, int(row["json_offset"]), int(row["json_size"])))
+        except (BadSample, ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def place(self, sample: int) -> Place:
+        """The shard, key and offset of a sample, for a report."""
+        shard, row = self._locate(sample)
+        offset = int(row["offset"])
+        try:
+            name = self._read(shard, offset - BLOCK, 100).split(b"\0")[0]
+        except BadSample:
+            name = b"?"
+        key = name.decode("utf-8", "backslashreplace").rsplit("/", 1)[-1].split(".")[0]
+        return Place(self.split.shards[shard].name, key, offset)
+
+    def _locate(self, sample: int) -> tuple[int, np.void]:
+        shard = bisect.bisect_right(self._first, sample) - 1
+        with self._lock:
+            rows = self._rows.get(shard)
+        if rows is None:
+            rows = read_index(self.split.folder, self._shard(shard))
+        self._keep(self._rows, shard, rows)
+        return shard, rows[sample - self._first[shard]]
+
+    def _shard(self, number: int) -> Shard:
+        return self.split.shards[number]
+
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
+        try:
+            with self._lock:
+                opened = self._files.get(shard)
+            opened = opened or _OpenFile(self.split.folder / self._shard(shard).name)
+            self._keep(self._files, shard, opened)
+            data = os.pread(opened.descriptor, size, offset)
+        except OSError as error:
+            raise BadSample(f"reading it failed: {error.strerror}") from None
+        if len(data) != size:
+            raise BadSample(f"{len(data)} of its {size} bytes are there: the shard was cut short")
+        return data
+
+    def _keep(self, cache: OrderedDict[int, Any], shard: int, value: Any) -> None:
+        with self._lock:
+            cache[shard] = value
+            cache.move_to_end(shard)
+            if len(cache) > OPEN_FILES:
+                cache.popitem(last=False)

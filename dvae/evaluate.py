@@ -1,0 +1,60 @@
+"""Measure weights on held-out shards: `dvae evaluate WEIGHTS SHARDS`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dvae.data.batches import Loader, Pictures, evaluation_plan
+from dvae.data.index import find_split
+from dvae.data.reader import Reader
+from dvae.files import write_json
+from dvae.metrics import Evaluation, evaluate
+from dvae.weights import Weights
+
+BATCH = 64  # pictures
+
+ROWS = (
+    ("images", "pictures", "d"),
+    ("psnr", "PSNR, dB", ".2f"),
+    ("ssim", "SSIM", ".4f"),
+    ("loss", "negative ELBO, nats an image", ".1f"),
+    ("nll", "reconstruction, nats an image", ".1f"),
+    ("kl", "KL, nats an image", ".1f"),
+    ("bits_per_dim", "bits/dim", ".4f"),
+    ("active_units", "active units", "d"),
+    ("latent_dim", "of latent numbers", "d"),
+    ("mean_std", "std of z over the data", ".3f"),
+)
+
+
+def evaluate_weights(weights: Weights, shards: Path, split: str, limit: int = 0) -> Evaluation:
+    """Measure a network on a split of a folder of shards; `limit` pictures, 0 for all."""
+    reader = Reader(find_split(shards, split))
+    pictures = Pictures(reader, weights.model.image_size)
+    count = min(len(reader), limit or len(reader))
+    plan = evaluation_plan(count, BATCH, 0, 1)
+    with Loader(plan, pictures) as batches:
+        bar = tqdm(batches, total=-(-count // BATCH), unit="batch", disable=None)
+        return evaluate(weights.model, bar, weights.about.loss, weights.about.scale, seed=0)
+
+
+def table(result: Evaluation) -> str:
+    """What was measured, a line each."""
+    lines = []
+    for name, title, form in ROWS:
+        value = getattr(result, name)
+        shown = "none: no Gaussian latent" if value is None else format(value, form)
+        lines.append(f"{title:32}{shown}")
+    return "\n".join(lines)
+
+
+def report(weights: Weights, shards: Path, split: str, limit: int, out: Path | None) -> None:
+    """Measure, print the table, and write the same as JSON where `out` is given."""
+    result = evaluate_weights(weights, shards, split, limit)
+    sys.stdout.write(table(result) + "\n")
+    if out:
+        values = dataclasses.asdict(result) | {"loss": result.loss, "step": weights.about.step}
+        write_json(out, values)
+        sys.stdout.write(f"written to {out}\n")

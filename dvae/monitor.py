@@ -1,0 +1,120 @@
+"""TensorBoard: the loss and its terms, what was measured, and grids to look at."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from dvae.metrics import Evaluation
+from dvae.models.blocks import LatentModel
+from dvae.pictures import grid
+
+INTERPOLATIONS = 8  # pictures from one end to the other
+
+
+class Monitor:
+    """Writes a run's TensorBoard folder; on other processes than the first it does nothing.
+
+    Args:
+        folder: of the events.
+        step: the run goes on from it: what an earlier life wrote after it is hidden (no zigzag).
+        active: whether this process writes.
+    """
+
+    def __init__(self, folder: Path, step: int, active: bool) -> None:
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1) if active else None
+        self._started = time.monotonic()
+        self._waited = 0.0  # seconds
+        self._images = 0
+
+    def count(self, images: int, waited: float) -> None:
+        """Note a step's pictures (over all processes) and the seconds it waited for data."""
+        self._images += images
+        self._waited += waited
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Write values, with the speed since the last call."""
+        seconds = max(1e-9, time.monotonic() - self._started)
+        speed = {"images_per_second": self._images / seconds, "wait": self._waited / seconds}
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(f"train/{name}", value, step)
+            for name, value in speed.items():
+                self.writer.add_scalar(f"speed/{name}", value, step)
+        self._started, self._waited, self._images = time.monotonic(), 0.0, 0
+
+    def evaluation(self, result: Evaluation, step: int) -> None:
+        """Write what was measured on the validation split."""
+        if not self.writer:
+            return
+        for name in ("psnr", "ssim", "nll", "kl", "loss", "bits_per_dim", "active_units"):
+            value = getattr(result, name)
+            if value is not None:
+                self.writer.add_scalar(f"val/{name}", value, step)
+        self.writer.add_scalar("val/mean_std", result.mean_std, step)
+        kl = torch.tensor(result.kl_per_dim)
+        self.writer.add_histogram("val/kl_per_dim", kl, step)
+
+    @torch.no_grad()
+    def pictures(
+        self, model: LatentModel, fixed: Tensor, z: Tensor, columns: int, step: int
+    ) -> None:
+        """Draw inputs over reconstructions, samples from fixed z, and interpolations.
+
+        Args:
+            model: in evaluation mode.
+            fixed: (n, 3, H, W) in [-1, 1], n >= 2, the same at every call.
+            z: (m, D) of N(0, I), the same at every call.
+            columns: of the sample grid.
+            step: of the run.
+        """
+        if not self.writer:
+            return
+        mean = model.encode(fixed)[0]
+        both = torch.cat([fixed, model.decode(mean)])
+        self.writer.add_image("reconstructions", grid(both, len(fixed)), step)
+        if model.is_variational:
+            self.writer.add_image("samples", grid(model.decode(z), columns), step)
+        lines = [
+            interpolate(a, b, INTERPOLATIONS) for a, b in zip(mean[:-1], mean[1:], strict=True)
+        ]
+        between = model.decode(torch.cat(lines[:4]))
+        self.writer.add_image("interpolations", grid(between, INTERPOLATIONS), step)
+        self.writer.flush()
+
+    def text(self, recipe: str, state: dict[str, object], step: int) -> None:
+        """Write the recipe and the state as text."""
+        if self.writer:
+            self.writer.add_text("recipe", _verbatim(recipe), step)
+            self.writer.add_text("state", _verbatim(json.dumps(state, indent=1)), step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        if self.writer:
+            self.writer.close()
+
+
+def interpolate(start: Tensor, end: Tensor, count: int) -> Tensor:
+    """Points from one latent to another along the great circle: (D,), (D,) -> (count, D).
+
+    White 2016, "Sampling generative networks": a straight line passes nearer to the origin than any
+    sample of N(0, I) in many dimensions does. The length goes linearly from one end's to the other's.
+    """
+    share = torch.linspace(0, 1, count, device=start.device, dtype=start.dtype)[:, None]
+    lengths = start.norm(), end.norm()
+    cosine = (start @ end / (lengths[0] * lengths[1]).clamp(min=1e-12)).clamp(-1, 1)
+    angle = torch.arccos(cosine)
+    if float(angle) < 1e-4 or float(torch.pi - angle) < 1e-4:
+        return (1 - share) * start + share * end
+    direction = (
+        torch.sin((1 - share) * angle) * start / lengths[0]
+        + torch.sin(share * angle) * end / lengths[1]
+    ) / torch.sin(angle)
+    return direction * ((1 - share) * lengths[0] + share * lengths[1])
+
+
+def _verbatim(text: str) -> str:
+    return "\n".join("    " + line for line in text.splitlines())

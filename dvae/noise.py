@@ -1,0 +1,44 @@
+"""Gaussian noise that belongs to a sample, not to a process.
+
+The noise of the posterior is a function of (seed, epoch, sample id), so a picture meets the same z
+whichever process, micro-batch or run decodes it (design contract 1).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dvae.data.order import NOISE, key
+
+_MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)  # splitmix64's, as int64
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+
+
+def keyed_normal(
+    ids: np.ndarray, size: int, seed: int, epoch: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Standard normal noise for samples: (B,) ids -> (B, size) float64, by Box and Muller 1958.
+
+    Every number is computed in float64 from its own counter, on the device, so that devices and
+    splits of a batch agree to rounding.
+    """
+    device = torch.device("cpu" if torch.device(device).type == "mps" else device)  # no float64
+    keys = torch.from_numpy(key(seed, epoch, NOISE, ids).view(np.int64)).to(device)
+    pairs = (size + 1) // 2
+    counters = torch.arange(1, 2 * pairs + 1, device=device, dtype=torch.int64) * _GOLDEN
+    bits = _shift(_mix(keys[:, None] + counters), 11)  # (B, 2 pairs), 53 bits
+    unit = (bits.to(torch.float64) + 0.5) * 2.0**-53  # in (0, 1)
+    radius = torch.sqrt(-2 * torch.log(unit[:, :pairs]))
+    angle = 2 * torch.pi * unit[:, pairs:]
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)[:, :size]
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MULTIPLIERS[0]
+    x = (x ^ _shift(x, 27)) * _MULTIPLIERS[1]
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """A logical shift to the right: int64's own one copies the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

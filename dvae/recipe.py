@@ -1,0 +1,149 @@
+"""Reads recipes, and tells everything that is wrong with one at once.
+
+A recipe is TOML; the command line overrides it by dotted keys.
+"""
+
+import difflib
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+import tomli_w
+from pydantic import ValidationError
+
+from dvae.config import FREE, Config, Part
+from dvae.errors import UserError
+
+
+def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
+    """Read a recipe and apply `key=value` overrides.
+
+    Raises:
+        UserError: naming every key that is unknown, missing, of a wrong type or out of range.
+    """
+    tree = _read_toml(recipe)
+    for override in overrides or []:
+        _override(tree, override)
+    run = tree.setdefault("run", {})
+    if isinstance(run, dict):
+        run["name"] = run.get("name") or recipe.stem
+    config = parse_config(tree, str(recipe))
+    name = config.run.name
+    if Path(name).name != name or name.startswith("."):
+        raise UserError(f"run.name={name!r} must be a plain folder name: no /, no leading dot")
+    return config
+
+
+def parse_config(tree: dict[str, Any], source: str) -> Config:
+    """A `Config` from nested dictionaries; every mistake at once."""
+    try:
+        return Config.model_validate_json(json.dumps(tree, default=str), strict=True)
+    except ValidationError as error:
+        raise UserError(f"{source}: " + "; ".join(_explain(error))) from None
+
+
+def to_toml(config: Config) -> str:
+    """The whole recipe, defaults included."""
+    return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The keys that change the result and differ: `train.seed: 0 in the run, 1 asked for`."""
+    lines = []
+    for key, before, after in _compare(old, new, ""):
+        longer = key == "train.steps" and new.optim.schedule == "constant"
+        if not longer:
+            lines.append(f"{key}: {before!r} in the run, {after!r} asked for")
+    return lines
+
+
+def _compare(old: Part, new: Part, prefix: str) -> list[tuple[str, Any, Any]]:
+    if type(old) is not type(new):
+        return [(prefix.rstrip("."), old, new)]
+    found: list[tuple[str, Any, Any]] = []
+    for name, field in type(old).model_fields.items():
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, Part):
+            found += _compare(before, after, f"{prefix}{name}.")
+        elif before != after and field.json_schema_extra != FREE:
+            found.append((prefix + name, before, after))
+    return found
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > 2**20:
+            raise UserError(f"{path} is larger than a recipe can be (1 MiB)")
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise UserError(f"{override!r} is not an override: write key=value, as in train.steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a string needs no quotes on the command line
+    *parents, last = dotted.split(".")
+    for name in parents:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"{override!r}: {name!r} is a value, not a part of the recipe")
+    tree[last] = value
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """One line for each key that is wrong."""
+    rules: dict[str, list[str]] = {}
+    given: dict[str, Any] = {}
+    for entry in error.errors():
+        key = _key(entry["loc"])
+        rules.setdefault(key, []).append(_rule(key, entry["type"], entry["msg"]))
+        given[key] = entry.get("input")
+    return [_line(key, given[key], found) for key, found in rules.items()]
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """The dotted key, without the names that pydantic gives to the members of a union."""
+    parts = [str(p) for p in location if not str(p).startswith(("constrained-", "literal["))]
+    if parts[:1] == ["model"] and len(parts) > 1:
+        parts.pop(1)  # pydantic names the chosen network here
+    return ".".join(parts)
+
+
+def _rule(key: str, kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        near = _nearest(key)
+        return "unknown key" + (f", did you mean {near!r}?" if near else "")
+    if kind == "missing":
+        return f"is missing: set it in the recipe, or with {key}=…"
+    return message.removeprefix("Value error, ").replace("Input should", "it should")
+
+
+def _line(key: str, given: Any, rules: list[str]) -> str:
+    shown = "" if isinstance(given, dict) else f"={_short(given)}"
+    return f"{key}{shown}: {' or '.join(rules)}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _nearest(key: str) -> str | None:
+    prefix, _, last = key.rpartition(".")
+    field = Config.model_fields.get(prefix)
+    annotation = field.annotation if field else Config
+    parts = get_args(annotation) or (annotation,)
+    names = [name for part in parts if issubclass(part, Part) for name in part.model_fields]
+    close = difflib.get_close_matches(last, names, n=1)
+    return f"{prefix}.{close[0]}".lstrip(".") if close else None

@@ -1,0 +1,222 @@
+"""The weights folder: `model.safetensors`, `config.json` and a model card; it opens anywhere.
+
+The tensors open with safetensors alone; `Weights.from_pretrained` opens the folder, or the Hub's copy
+of it, as a network (design contract 4).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dvae import __version__
+from dvae.config import LossConfig, ModelConfig
+from dvae.errors import CheckpointError, UserError
+from dvae.files import MANIFEST, damage, whole_folder
+from dvae.models.blocks import LatentModel
+from dvae.networks import build
+
+FORMAT = "dvae-weights/1"
+MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+LARGEST_CONFIG = 2**20  # bytes
+
+
+@dataclass
+class About:
+    """What the weights are: enough to build the network and to say what it scored."""
+
+    model: ModelConfig
+    loss: LossConfig
+    scale: float  # of the likelihood, grey levels
+    step: int
+    metrics: dict[str, Any]  # of the validation split when they were saved
+    recipe: dict[str, Any]  # the whole of it
+
+    def to_json(self) -> dict[str, Any]:
+        """What `config.json` holds."""
+        return {
+            "format": FORMAT,
+            "version": __version__,
+            "model": self.model.model_dump(mode="json"),
+            "loss": self.loss.model_dump(mode="json"),
+            "scale": self.scale,
+            "step": self.step,
+            "metrics": self.metrics,
+            "recipe": self.recipe,
+        }
+
+
+class Weights(ModelHubMixin):
+    """A trained network and what it is; `from_pretrained`, `save_pretrained`, `push_to_hub`."""
+
+    model: LatentModel
+    about: About
+
+    def __init__(self, model: LatentModel, about: About) -> None:
+        self.model = model.eval()
+        self.about = about
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_weights(save_directory, self.model, self.about)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Weights":
+        known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        folder = Path(model_id)
+        if not folder.is_dir():
+            given = {key: value for key, value in options.items() if key in known}
+            folder = Path(snapshot_download(model_id, allow_patterns=[MODEL, CONFIG], **given))
+        return read_weights(folder)
+
+
+def write_weights(folder: Path, model: LatentModel, about: About) -> None:
+    """Write the files of a weights folder into one that exists."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    text = json.dumps(about.to_json(), indent=1, sort_keys=True)
+    save_file(tensors, folder / MODEL, metadata={"format": "pt", "config": text})
+    (folder / CONFIG).write_text(text + "\n")
+    (folder / CARD).write_text(model_card(model, about))
+
+
+def export(folder: Path, model: LatentModel, about: About) -> None:
+    """Write a whole weights folder, in place of an older one."""
+    with whole_folder(folder) as temporary:
+        write_weights(temporary, model, about)
+
+
+def load(source: str) -> Weights:
+    """Weights from a run, a weights folder or a Hub id.
+
+    Raises:
+        UserError: there is no such thing.
+        CheckpointError: the folder is damaged or holds something else.
+    """
+    path = Path(source)
+    for folder in (path / "weights", path):
+        if (folder / CONFIG).is_file() or (folder / MODEL).is_file():
+            return read_weights(folder)
+    if path.exists():
+        raise UserError(f"{source} holds no weights: give a run, its weights folder, or a Hub id")
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"{source} does not exist: give a run, its weights folder, or a Hub id")
+    try:
+        return Weights.from_pretrained(source)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{source} is neither a folder here nor on the Hub: {reason}") from None
+
+
+def read_weights(folder: Path) -> Weights:
+    """Open a weights folder; where it has a manifest, everything is checked against it."""
+    wrong = damage(folder) if (folder / MANIFEST).is_file() else None
+    if wrong:
+        raise CheckpointError(f"{folder} is damaged: {wrong}: copy it again or export it anew")
+    about = _read_about(folder / CONFIG)
+    model = build(about.model)
+    tensors = read_tensors(folder / MODEL)
+    problems = mismatches(tensors, model.state_dict())
+    if problems:
+        raise CheckpointError(f"{folder / MODEL} is not of its {CONFIG}'s network: {problems}")
+    model.load_state_dict(tensors)
+    return Weights(model, about)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def mismatches(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+    """How names and shapes differ, in words; empty where they don't."""
+    lines = [f"{name} is missing" for name in wanted.keys() - found.keys()]
+    lines += [f"{name} is not expected" for name in found.keys() - wanted.keys()]
+    lines += [
+        f"{name} has the shape {list(found[name].shape)}, not {list(wanted[name].shape)}"
+        for name in wanted.keys() & found.keys()
+        if found[name].shape != wanted[name].shape
+    ]
+    return "; ".join(sorted(lines)[:5])
+
+
+def _read_about(path: Path) -> About:
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise CheckpointError(f"{path} is larger than a configuration can be")
+        value = json.loads(path.read_bytes())
+        if value.get("format") != FORMAT:
+            raise CheckpointError(f"{path} has the format {value.get('format')!r}, not {FORMAT!r}")
+        return About(
+            model=TypeAdapter(ModelConfig).validate_json(json.dumps(value["model"])),
+            loss=LossConfig.model_validate_json(json.dumps(value["loss"])),
+            scale=float(value["scale"]),
+            step=int(value["step"]),
+            metrics=dict(value["metrics"]),
+            recipe=dict(value["recipe"]),
+        )
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} is not a weights configuration: {reason}") from None
+
+
+def model_card(model: LatentModel, about: About) -> str:
+    """The README.md that goes with the weights."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    rows = "\n".join(f"| {name} | {value} |" for name, value in about.metrics.items())
+    return f"""---
+library_name: dvae
+pipeline_tag: unconditional-image-generation
+tags: [vae, {about.model.name}]
+---
+
+# {about.model.name}, {count:,} parameters, step {about.step:,}
+
+A variational autoencoder trained with dvae {__version__}. Pictures are {model.image_size} pixels
+square, the latent has {model.latent_dim} numbers, the likelihood is {about.loss.likelihood} with a
+scale of {about.scale:.3f} grey levels, and the KL term weighs {about.loss.beta:g}.
+
+    dvae sample THIS_FOLDER --count 25 --out grid.png
+
+```python
+from dvae.weights import Weights
+
+weights = Weights.from_pretrained("THIS_FOLDER")
+images = weights.model.decode(torch.randn(25, {model.latent_dim}))  # (25, 3, H, W) in about [-1, 1]
+```
+
+On the validation split when they were saved:
+
+| metric | value |
+| --- | --- |
+{rows}
+
+`model.safetensors` opens with safetensors alone; `config.json` says which network it belongs to.
+"""
+
+
+def resolve_device(name: str | None = None) -> torch.device:
+    """The named device, else the accelerator that is there, else the CPU."""
+    if name:
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--device={name} can't be used: {reason}") from None
+    found = torch.accelerator.current_accelerator()
+    return found if found is not None else torch.device("cpu")
