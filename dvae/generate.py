@@ -15,7 +15,7 @@ from dvae.data.index import find_split
 from dvae.data.reader import BadSample, Picture, Reader
 from dvae.errors import UserError
 from dvae.files import whole_folder
-from dvae.monitor import interpolate
+from dvae.latents import interpolate
 from dvae.pictures import batch_images, grid, to_network
 from dvae.weights import Weights
 

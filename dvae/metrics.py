@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from dvae.config import LossConfig
 from dvae.data.batches import Batch
+from dvae.latents import keyed_normal
 from dvae.losses import loss_terms
 from dvae.models.blocks import LatentModel, VAEOutput, reparameterise
-from dvae.noise import keyed_normal
 from dvae.pictures import batch_images, to_pixels
 
 ACTIVE_VARIANCE = 0.01  # of a dimension's posterior mean over the data (Burda et al. 2016)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from dvae.latents import interpolate
 from dvae.metrics import Evaluation
 from dvae.models.blocks import LatentModel
 from dvae.pictures import grid
@@ -95,25 +96,6 @@ class Monitor:
         """Flush and close the event file."""
         if self.writer:
             self.writer.close()
-
-
-def interpolate(start: Tensor, end: Tensor, count: int) -> Tensor:
-    """Points from one latent to another along the great circle: (D,), (D,) -> (count, D).
-
-    White 2016, "Sampling generative networks": a straight line passes nearer to the origin than any
-    sample of N(0, I) in many dimensions does. The length goes linearly from one end's to the other's.
-    """
-    share = torch.linspace(0, 1, count, device=start.device, dtype=start.dtype)[:, None]
-    lengths = start.norm(), end.norm()
-    cosine = (start @ end / (lengths[0] * lengths[1]).clamp(min=1e-12)).clamp(-1, 1)
-    angle = torch.arccos(cosine)
-    if float(angle) < 1e-4 or float(torch.pi - angle) < 1e-4:
-        return (1 - share) * start + share * end
-    direction = (
-        torch.sin((1 - share) * angle) * start / lengths[0]
-        + torch.sin(share * angle) * end / lengths[1]
-    ) / torch.sin(angle)
-    return direction * ((1 - share) * lengths[0] + share * lengths[1])
 
 
 def _verbatim(text: str) -> str:

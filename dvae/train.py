@@ -10,74 +10,39 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from dvae.checkpoint import Checkpoints, State, restore
 from dvae.config import Config
 from dvae.data.batches import Batch
-from dvae.ema import Ema
-from dvae.errors import CheckpointError, DataError, NonFiniteError, UserError, exit_code_of
-from dvae.files import locked, write_bytes
-from dvae.losses import FIRST_SCALE, kl_weight, loss_terms, optimal_scale
-from dvae.metrics import Evaluation, evaluate
-from dvae.models.blocks import LatentModel
-from dvae.monitor import Monitor
-from dvae.networks import build
-from dvae.noise import keyed_normal
-from dvae.optim import learning_rate, make_optimizer, set_learning_rate
-from dvae.pictures import batch_images, to_network
-from dvae.recipe import differences, load_config, parse_config, to_toml
+from dvae.errors import DataError, NonFiniteError, exit_code_of
+from dvae.files import locked
+from dvae.latents import keyed_normal
+from dvae.losses import loss_terms
+from dvae.optim import learning_rate, set_learning_rate
+from dvae.pictures import batch_images
+from dvae.recipe import load_config
+from dvae.session import (
+    Run,
+    as_tensor,
+    beta,
+    claim_folder,
+    measure,
+    save,
+    say,
+    set_up,
+    start_accelerator,
+)
 from dvae.signals import StopRequest
-from dvae.streams import Streams, open_streams
-from dvae.weights import About, export
+from dvae.streams import open_streams
 
-PEER_TIMEOUT = timedelta(minutes=10)  # a process that waits longer for the others ends
-FIXED_PICTURES = 8  # of the reconstruction grid
-FIXED_SEED = 0  # of the latents that every sample grid decodes
 SCALE_DECAY = 0.9  # of the running error behind the optimal scale
-
-
-@dataclasses.dataclass
-class Run:
-    """What a run is made of."""
-
-    config: Config
-    accelerator: Accelerator
-    streams: Streams
-    model: nn.Module  # wrapped: only its forward synchronises gradients
-    bare: LatentModel  # the same network, not wrapped
-    optimizer: torch.optim.Optimizer
-    ema: Ema | None
-    checkpoints: Checkpoints
-    monitor: Monitor
-    state: State
-    fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last evaluation
-
-    @property
-    def published(self) -> LatentModel:
-        """The network that is measured, sampled and exported."""
-        return self.ema.model if self.ema else self.bare
-
-    @property
-    def scale(self) -> float:
-        """Of the likelihood, in grey levels."""
-        if self.config.loss.scale != "optimal":
-            return self.config.loss.scale
-        if self.state.mean_error is None:
-            return FIRST_SCALE
-        error = torch.tensor(self.state.mean_error, dtype=torch.float64)
-        return float(optimal_scale(error, self.config.loss.likelihood))
 
 
 class Totals(NamedTuple):
@@ -286,164 +251,6 @@ def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
     run.monitor.scalars(values | also, run.state.step)
 
 
-def measure(run: Run) -> bool:
-    """Evaluate on the validation split and draw the grids; True if it is the best yet."""
-    config, state, accelerator = run.config, run.state, run.accelerator
-    with run.streams.evaluation(accelerator.process_index, accelerator.num_processes) as batches:
-        result = evaluate(
-            run.published,
-            batches,
-            config.loss,
-            run.scale,
-            config.train.seed,
-            lambda sums: accelerator.reduce(sums.to(accelerator.device), "sum"),
-        )
-    run.metrics = summary(result)
-    run.monitor.evaluation(result, state.step)
-    generator = torch.Generator().manual_seed(FIXED_SEED)
-    z = torch.randn(config.eval.grid**2, run.bare.latent_dim, generator=generator)
-    was_training = run.published.training
-    run.published.eval()
-    run.monitor.pictures(run.published, run.fixed, z.to(run.fixed), config.eval.grid, state.step)
-    run.published.train(was_training)
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
-    say(run, f"step {state.step}: {shown}")
-    objective = result.nll + beta(config, config.train.steps) * result.kl
-    improved = state.best_loss is None or objective < state.best_loss
-    if improved:
-        state.best_step, state.best_loss = state.step, objective
-    return improved
-
-
-def save(run: Run) -> None:
-    """Write a checkpoint and the weights folder, where they aren't there yet."""
-    config, accelerator = run.config, run.accelerator
-    if accelerator.is_main_process and run.state.step not in run.checkpoints.names():
-        if accelerator.scaler is not None:
-            run.state.loss_scale = accelerator.scaler.state_dict()
-        run.checkpoints.save(run.state, run.bare, run.ema, run.optimizer)
-        recipe = config.model_dump(mode="json", exclude={"run"})
-        about = About(
-            config.model, config.loss, run.scale, run.state.step, dict(run.metrics), recipe
-        )
-        export(config.folder / "weights", run.published, about)
-    accelerator.wait_for_everyone()
-
-
-def start_accelerator(config: Config) -> Accelerator:
-    """Accelerate's view of the world, which must be the launcher's.
-
-    Raises:
-        UserError: it isn't, or the device doesn't know the precision.
-    """
-    precision = config.train.precision
-    mixed = {"bf16": "bf16", "fp16": "fp16"}.get(precision, "no")
-    try:
-        accelerator = Accelerator(
-            mixed_precision=mixed, kwargs_handlers=[InitProcessGroupKwargs(timeout=PEER_TIMEOUT)]
-        )
-    except ValueError as error:
-        raise UserError(f"train.precision={precision} can't be used here: {error}") from None
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise UserError(
-            f"{launched} processes were launched and each sees {accelerator.num_processes}: on a "
-            "machine without a GPU set ACCELERATE_USE_CPU=true before accelerate launch --multi_gpu"
-        )
-    return accelerator
-
-
-def claim_folder(config: Config, accelerator: Accelerator, may_resume: bool) -> None:
-    """Write the run's recipe, or check that the run which is there has the same one."""
-    path = config.folder / "config.toml"
-    if path.is_file():
-        if not may_resume:
-            raise UserError(f"{config.folder} exists: choose another run.name, or let it resume")
-        import tomllib
-
-        before = parse_config(tomllib.loads(path.read_text()), str(path))
-        differ = differences(before, config)
-        if differ:
-            raise UserError(
-                f"{config.folder} holds a run of another recipe: {'; '.join(differ)}: choose "
-                "another run.name, or give the run's own recipe"
-            )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_bytes(path, to_toml(config).encode())
-    accelerator.wait_for_everyone()
-
-
-def set_up(config: Config, accelerator: Accelerator, streams: Streams) -> Run:
-    """Build everything, and restore it from the newest whole checkpoint if there is one."""
-    torch.manual_seed(config.train.seed)
-    bare = build(config.model)
-    check_statistics(config, bare, accelerator.num_processes)
-    if config.train.precision == "fp64":
-        bare.double()
-    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    bare.to(accelerator.device).to(memory_format=layout)  # type: ignore[call-overload]
-    optimizer = make_optimizer(bare, config.optim)
-    ema = Ema(bare, config.optim.ema) if config.optim.ema else None
-    checkpoints = Checkpoints(config.folder / "checkpoints", config.train.keep)
-    state = resume(checkpoints, bare, ema, optimizer, accelerator)
-    if state.data and state.data != streams.split.digest:
-        raise CheckpointError(
-            f"{config.folder} was trained on other shards than {config.data.train} holds now: "
-            "choose another run.name, or bring the shards back"
-        )
-    state.data = streams.split.digest
-    model, wrapped = accelerator.prepare(bare, optimizer)
-    if state.loss_scale and accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(state.loss_scale)
-    fixed = to_network(
-        streams.fixed(FIXED_PICTURES), accelerator.device, next(bare.parameters()).dtype
-    )
-    model.train()
-    folder = config.folder / "tensorboard"
-    monitor = Monitor(folder, state.step, accelerator.is_main_process)
-    if state.step == 0:
-        monitor.text(to_toml(config), dataclasses.asdict(state), 0)
-    return Run(
-        config, accelerator, streams, model, bare, wrapped, ema, checkpoints, monitor, state, fixed
-    )
-
-
-def resume(
-    checkpoints: Checkpoints,
-    model: nn.Module,
-    ema: Ema | None,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-) -> State:
-    """The state of the newest whole checkpoint, loaded; a new one where there is none."""
-    if accelerator.is_main_process:
-        checkpoints.clean()
-    path, passed = checkpoints.newest()
-    if accelerator.is_main_process:
-        for line in passed:
-            tqdm.write(f"{line}; using {path.name if path else 'none'}")
-    if path is None:
-        if passed:
-            raise CheckpointError("; ".join(passed) + ": none is left; choose another run.name")
-        return State()
-    return restore(path, model, ema, optimizer)
-
-
-def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
-    """Refuse to split a batch whose statistics the network needs as a whole."""
-    share = config.train.global_batch_size // world_size
-    splits = world_size > 1 or 0 < config.train.micro_batch_size < share
-    if splits and any(
-        isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()
-    ):
-        raise UserError(
-            f"model.name={config.model.name} normalises by the statistics of its batch, which a "
-            "split batch doesn't have: train it with one process and train.micro_batch_size=0, "
-            "or take model.name=resvae"
-        )
-
-
 def note_bad(folder: Path, batch: Batch) -> None:
     """Append this process's bad samples to the run's list."""
     if not batch.bad:
@@ -457,40 +264,9 @@ def note_bad(folder: Path, batch: Batch) -> None:
         file.write("".join(lines))  # one write: lines of several processes don't mix
 
 
-def summary(result: Evaluation) -> dict[str, float]:
-    """What is said of an evaluation in a line, a table and the model card."""
-    chosen = {
-        "psnr": result.psnr,
-        "ssim": result.ssim,
-        "bits_per_dim": result.bits_per_dim,
-        "kl": result.kl,
-        "active_units": float(result.active_units),
-    }
-    return {name: value for name, value in chosen.items() if value is not None}
-
-
-def beta(config: Config, step: int) -> float:
-    """The weight of the KL term at a step."""
-    loss = config.loss
-    return kl_weight(step, loss.beta, loss.schedule, loss.warmup_steps, loss.cycle_steps)
-
-
 def bits_per_dim(config: Config, totals: Totals, count: float) -> float:
     """Of the mean bound of a global batch."""
     return (totals.nll + totals.kl) / (count * config.dims * math.log(2))
-
-
-def as_tensor(run: Run, values: list[float]) -> Tensor:
-    """A vector on the device, in float64 where it has that."""
-    device = run.accelerator.device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.tensor(values, dtype=dtype, device=device)
-
-
-def say(run: Run, line: str) -> None:
-    """Tell the user something, once, without breaking the progress bar."""
-    if run.accelerator.is_main_process:
-        tqdm.write(line)
 
 
 if __name__ == "__main__":

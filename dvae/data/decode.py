@@ -74,7 +74,7 @@ def _decoded(
     if colorspace in ("CMYK", "YCCK"):
         pixels = _by_pillow(picture.data, max_pixels)
         return pixels, _square(width, height, crop)
-    side = _square(width, height, crop)[2]
+    x, y, side = _square(width, height, crop)
     scale = next((d for d in SCALES if side / d >= MARGIN * size), 1)
     pixels = simplejpeg.decode_jpeg(
         picture.data,
@@ -83,7 +83,8 @@ def _decoded(
         min_width=-(-width // scale) if scale > 1 else 0,
         min_factor=1,
     )
-    return pixels, _square(pixels.shape[1], pixels.shape[0], crop)
+    # Snapped to whole pixels of the scaled picture: a fraction of one would blur or shift the crop.
+    return pixels, (x // scale, y // scale, side // scale)
 
 
 def _square(width: int, height: int, crop: Crop) -> tuple[int, int, int]:
@@ -99,7 +100,7 @@ def _by_pillow(data: bytes, max_pixels: int) -> np.ndarray:
             layers = upright.convert("RGBA")
             white = Image.new("RGBA", layers.size, "white")
             upright = Image.alpha_composite(white, layers)
-        return np.asarray(upright.convert("RGB"))
+        return np.array(upright.convert("RGB"))
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:

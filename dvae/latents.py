@@ -1,4 +1,4 @@
-"""Gaussian noise that belongs to a sample, not to a process.
+"""Points of the latent space: noise that belongs to a sample, and the way between two points.
 
 The noise of the posterior is a function of (seed, epoch, sample id), so a picture meets the same z
 whichever process, micro-batch or run decodes it (design contract 1).
@@ -31,6 +31,25 @@ def keyed_normal(
     radius = torch.sqrt(-2 * torch.log(unit[:, :pairs]))
     angle = 2 * torch.pi * unit[:, pairs:]
     return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)[:, :size]
+
+
+def interpolate(start: Tensor, end: Tensor, count: int) -> Tensor:
+    """Points from one latent to another along the great circle: (D,), (D,) -> (count, D).
+
+    White 2016, "Sampling generative networks": a straight line passes nearer to the origin than any
+    sample of N(0, I) in many dimensions does. The length goes linearly from one end's to the other's.
+    """
+    share = torch.linspace(0, 1, count, device=start.device, dtype=start.dtype)[:, None]
+    lengths = start.norm(), end.norm()
+    cosine = (start @ end / (lengths[0] * lengths[1]).clamp(min=1e-12)).clamp(-1, 1)
+    angle = torch.arccos(cosine)
+    if min(*lengths, angle, torch.pi - angle) < 1e-4:  # no great circle, or many
+        return (1 - share) * start + share * end
+    direction = (
+        torch.sin((1 - share) * angle) * start / lengths[0]
+        + torch.sin(share * angle) * end / lengths[1]
+    ) / torch.sin(angle)
+    return direction * ((1 - share) * lengths[0] + share * lengths[1])
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -1,0 +1,116 @@
+"""Small real shards and a small recipe that the tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # the tests' sizes are the CPU's
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parents[1]
+DOGS = ROOT.parent / "shared" / "dogs"  # real photographs, where they are
+
+RECIPE = """
+[model]
+name = "resvae"
+image_size = 32
+channels = [8, 16]
+latent_dim = 8
+patch_size = 2
+
+[data]
+train = "{shards}"
+crop_min = 0.8
+threads = 2
+
+[optim]
+learning_rate = 1e-3
+ema = 0.9
+
+[train]
+steps = 6
+global_batch_size = 16
+log_every = 1
+save_every = 3
+
+[eval]
+every = 3
+grid = 2
+
+[run]
+dir = "{runs}"
+"""
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """64 drawn dogs in folders by coat."""
+    from shards.drawn_dogs import draw_dog
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(64):
+        image, label = draw_dog(0, number, 40)
+        (folder / label).mkdir(exist_ok=True)
+        image.save(folder / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(pictures, tmp_path_factory) -> Path:
+    """The same as JPEG shards: train and val, several tars."""
+    from shards.pack import main
+
+    out = tmp_path_factory.mktemp("data") / "shards"
+    arguments = [str(pictures), str(out), "--size", "36", "--val", "0.25", "--shard-bytes", "60000"]
+    assert main(arguments) == 0
+    assert len(list(out.glob("train-*.tar"))) > 1
+    return out
+
+
+@pytest.fixture
+def recipe(shards, tmp_path) -> Path:
+    """A recipe that trains in a second."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE.format(shards=shards, runs=tmp_path / "runs"))
+    return path
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps its state in the process; give a test its own."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        PartialState._reset_state()
+
+    reset()
+    yield reset
+    reset()
+
+
+@pytest.fixture
+def train(fresh_accelerate):
+    """Train in this process: recipe, overrides -> exit code."""
+    import signal
+
+    from dvae.train import main
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(recipe: Path, *overrides: str) -> int:
+        fresh_accelerate()
+        return main([str(recipe), *overrides])
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def trained(recipe, train) -> Path:
+    """A finished run of the small recipe."""
+    assert train(recipe) == 0
+    return recipe.parent / "runs" / "tiny"

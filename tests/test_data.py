@@ -1,0 +1,174 @@
+"""Reader and batches: the right pictures in the right slots, and every bad one named."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from dvae.data.batches import Loader, Pictures, evaluation_plan, training_plan
+from dvae.data.index import find_split, read_splits
+from dvae.data.order import Order
+from dvae.data.reader import BadSample, Reader
+from dvae.errors import DataError, UserError
+
+
+@pytest.fixture
+def copied(shards, tmp_path):
+    return shutil.copytree(shards, tmp_path / "copy")
+
+
+def pictures_of(folder, **options):
+    return Pictures(Reader(find_split(folder, "train")), 32, **options)
+
+
+def epoch(folder, world_size=1, threads=1, steps=None, start=0, **options):
+    """All ranks' batches put together, step by step: ids, images, flips."""
+    pictures = pictures_of(folder, crop_min=0.7, flip=True, random_place=True, **options)
+    order = Order(pictures.reader.split.counts, 0, 12)
+    steps = steps or order.steps_per_epoch * 2
+    ranks = []
+    for rank in range(world_size):
+        with Loader(training_plan(order, start, rank, world_size), pictures, threads) as loader:
+            ranks.append([next(loader) for _ in range(steps - start)])
+    return [
+        (
+            np.concatenate([b.ids for b in parts]),
+            torch.cat([b.images for b in parts]),
+            np.concatenate([b.flips for b in parts]),
+        )
+        for parts in zip(*ranks, strict=True)
+    ]
+
+
+def same(a, b):
+    return all(
+        np.array_equal(x[0], y[0]) and torch.equal(x[1], y[1]) and np.array_equal(x[2], y[2])
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_batches_do_not_depend_on_processes_or_threads(shards, world_size, threads):
+    assert same(epoch(shards), epoch(shards, world_size, threads))
+
+
+def test_resuming_at_any_step_goes_on_with_the_same_batches(shards):
+    whole = epoch(shards)
+    for start in range(len(whole)):
+        assert same(whole[start:], epoch(shards, 2, 2, steps=len(whole), start=start))
+
+
+def test_crops_and_flips_differ_from_epoch_to_epoch(shards):
+    pictures = pictures_of(shards, crop_min=0.7, flip=True, random_place=True)
+    ids = np.arange(40)
+    assert pictures.crops(ids, 0) != pictures.crops(ids, 1)
+    assert 5 < pictures.flips(ids, 0).sum() < 35
+    assert not np.array_equal(pictures.flips(ids, 0), pictures.flips(ids, 1))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_evaluation_sees_every_sample_once(shards, world_size):
+    pictures = pictures_of(shards)
+    count = len(pictures.reader)
+    seen = []
+    for rank in range(world_size):
+        with Loader(evaluation_plan(count, 20, rank, world_size), pictures) as loader:
+            seen += [b.ids[b.weights > 0] for b in loader]
+    assert sorted(np.concatenate(seen).tolist()) == list(range(count))
+
+
+def test_the_reader_names_label_key_and_place(shards):
+    reader = Reader(find_split(shards, "train"))
+    place, about = reader.place(3), reader.about(3)
+    assert place.shard == "train-000000.tar"
+    assert about["source"].startswith(about["label"])
+    assert "." not in place.key
+    with (shards / place.shard).open("rb") as file:
+        file.seek(place.offset)
+        assert file.read(3) == b"\xff\xd8\xff"
+
+
+def flip_bit(path, offset):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_in_a_picture_is_a_bad_sample_that_is_named(copied):
+    reader = Reader(find_split(copied, "train"))
+    place = reader.place(5)
+    flip_bit(copied / place.shard, place.offset + 400)
+    with pytest.raises(BadSample, match="CRC-32"):
+        reader.picture(5)
+    pictures = pictures_of(copied)
+    with Loader(evaluation_plan(10, 10, 0, 1), pictures) as loader:
+        batch = next(loader)
+    assert batch.weights.tolist() == [1, 1, 1, 1, 1, 0, 1, 1, 1, 1]
+    assert [(b.sample, b.place) for b in batch.bad] == [(5, place)]
+
+
+def test_a_damaged_header_hides_nothing(copied):
+    reader = Reader(find_split(copied, "train"))
+    place = reader.place(2)
+    flip_bit(copied / place.shard, place.offset - 512 + 130)
+    assert len(reader.picture(2).data) > 0
+    assert len(reader.picture(3).data) > 0
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_missing_or_cut_shard_ends_the_run_at_its_start(copied, damage):
+    path = copied / "train-000001.tar"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match="train-000001.tar"):
+        Reader(find_split(copied, "train"))
+
+
+def test_a_shard_that_is_cut_while_it_is_read_gives_bad_samples(copied):
+    reader = Reader(find_split(copied, "train"))
+    last = int(reader.split.counts[0]) - 1
+    path = copied / "train-000000.tar"
+    path.write_bytes(path.read_bytes()[:20000])
+    with pytest.raises(BadSample, match="cut short"):
+        reader.picture(last)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: (d / "manifest.json").unlink(), "has no manifest.json"),
+        (lambda d: (d / "manifest.json").write_text("{"), "is not JSON"),
+        (lambda d: (d / "manifest.json").write_text("[]"), "lacks an entry"),
+        (lambda d: (d / "manifest.json").write_text('{"format": "x/9"}'), "has the format 'x/9'"),
+        (lambda d: shutil.rmtree(d), "is not a folder"),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_refused_with_the_remedy(copied, spoil, message):
+    spoil(copied)
+    with pytest.raises(UserError, match=message):
+        read_splits(copied)
+
+
+def test_an_index_that_is_not_the_manifest_s_is_refused(copied):
+    flip_bit(copied / "train-000000.index.npy", 200)
+    with pytest.raises(UserError, match="shards.index"):
+        Reader(find_split(copied, "train")).picture(0)
+
+
+def test_a_manifest_may_not_name_files_elsewhere(copied):
+    path = copied / "manifest.json"
+    path.write_text(path.read_text().replace("train-000000.tar", "../train-000000.tar"))
+    with pytest.raises(UserError, match="not a plain file name"):
+        read_splits(copied)
+
+
+def test_more_shards_than_open_files_still_read(shards, monkeypatch):
+    monkeypatch.setattr("dvae.data.reader.OPEN_FILES", 1)
+    pictures = pictures_of(shards)
+    ids = np.random.default_rng(0).permutation(len(pictures.reader))
+    out = np.zeros((len(ids), 32, 32, 3), dtype=np.uint8)
+    assert pictures.decode_into(out, ids, pictures.crops(ids, 0)) == []

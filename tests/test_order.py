@@ -1,0 +1,138 @@
+"""The order of samples is a pure function that visits each sample at most once an epoch."""
+
+import numpy as np
+import pytest
+
+from dvae.data.order import CROP, FLIP, Order, key, permute, share, uniform
+
+COUNTS = [
+    np.array([400]),
+    np.array([100, 37, 250, 13]),
+    np.array([1] * 50),
+    np.array([0, 5, 0, 90, 3]),
+]
+
+
+def epoch_of(order: Order, epoch: int) -> np.ndarray:
+    return np.stack([order.ids(epoch, step) for step in range(order.steps_per_epoch)])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 64, 100, 1000])
+def test_permute_is_a_permutation_of_any_size(size):
+    for seed in range(5):
+        assert sorted(permute(np.arange(size), size, key(seed))) == list(range(size))
+
+
+def test_permute_takes_a_key_and_a_size_for_each_index():
+    sizes = np.array([3, 7, 64])
+    keys = key(np.array([1, 2, 3]))
+    together = permute(np.array([2, 6, 63]), sizes, keys)
+    alone = [permute(np.array([s - 1]), s, keys[i : i + 1])[0] for i, s in enumerate(sizes)]
+    assert together.tolist() == alone
+
+
+def test_permute_sends_every_index_everywhere_equally_often():
+    size, draws = 8, 4000
+    seen = np.zeros((size, size))
+    for seed in range(draws):
+        seen[np.arange(size), permute(np.arange(size), size, key(seed))] += 1
+    expected = draws / size
+    chi_squared = ((seen - expected) ** 2 / expected).sum()
+    assert chi_squared < 100  # 49 degrees of freedom: 99.99 % of fair permutations stay below 94
+
+
+@pytest.mark.parametrize("counts", COUNTS, ids=lambda c: str(len(c)))
+@pytest.mark.parametrize("batch_size", [1, 6, 16])
+@pytest.mark.parametrize("window", [0, 1, 5, 64])
+def test_an_epoch_visits_each_id_at_most_once_and_leaves_less_than_a_batch(
+    counts, batch_size, window
+):
+    order = Order(counts, seed=3, batch_size=batch_size, window=window)
+    for epoch in (0, 1, 7):
+        ids = epoch_of(order, epoch).ravel()
+        assert len(set(ids.tolist())) == len(ids)
+        assert ids.min() >= 0
+        assert ids.max() < counts.sum()
+        assert counts.sum() - len(ids) < batch_size
+
+
+@pytest.mark.parametrize("window", [0, 8])
+def test_any_step_is_reached_without_those_before_it(window):
+    order = Order(COUNTS[1], seed=1, batch_size=16, window=window)
+    whole = epoch_of(order, 4)
+    again = Order(COUNTS[1], seed=1, batch_size=16, window=window)
+    for step in (20, 3, 11):
+        assert again.ids(4, step).tolist() == whole[step].tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
+def test_the_shares_of_all_processes_are_the_global_batch(world_size):
+    ids = Order(COUNTS[1], seed=1, batch_size=12).ids(2, 5)
+    parts = [ids[share(12, rank, world_size)] for rank in range(world_size)]
+    assert np.concatenate(parts).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("window", [0, 16])
+def test_epochs_and_seeds_give_unrelated_orders(window):
+    order = Order(np.array([10] * 100), seed=0, batch_size=10, window=window)
+    first, second = epoch_of(order, 0).ravel(), epoch_of(order, 1).ravel()
+    other = epoch_of(Order(np.array([10] * 100), 1, 10, window), 0).ravel()
+    for a, b in ((first, second), (first, other)):
+        assert (a == b).mean() < 0.02
+        assert abs(np.corrcoef(a, b)[0, 1]) < 0.15
+
+
+def test_a_full_permutation_breaks_up_neighbours():
+    ids = epoch_of(Order(np.array([1000]), seed=5, batch_size=10), 0).ravel()
+    neighbours = (np.abs(np.diff(ids)) == 1).mean()
+    assert neighbours < 0.01
+
+
+def test_a_lane_reads_contiguous_windows():
+    order = Order(np.array([300, 300]), seed=2, batch_size=6, window=20)
+    slot = epoch_of(order, 0)[:, 3]  # one lane: 100 steps, 5 windows of 20
+    for start in range(0, 100, 20):
+        window = np.sort(slot[start : start + 20])
+        gaps = np.diff(window)
+        assert (gaps == 1).sum() >= len(gaps) - 1  # one break where the lane changes shards
+
+
+def test_what_waits_for_the_next_epoch_differs_from_epoch_to_epoch():
+    order = Order(np.array([103]), seed=0, batch_size=10)
+    left = [set(range(103)) - set(epoch_of(order, e).ravel().tolist()) for e in range(4)]
+    assert len({frozenset(s) for s in left}) == 4
+
+
+def test_a_step_outside_the_epoch_is_refused():
+    with pytest.raises(IndexError):
+        Order(np.array([10]), 0, 4).ids(0, 2)
+
+
+def test_draws_belong_to_a_sample_an_epoch_and_a_purpose():
+    ids = np.arange(1000)
+    crops = uniform(ids, 2, 0, 0, CROP)
+    assert np.array_equal(crops[10:20], uniform(ids[10:20], 2, 0, 0, CROP))
+    assert abs(crops.mean() - 0.5) < 0.02
+    for other in (
+        uniform(ids, 2, 0, 1, CROP),
+        uniform(ids, 2, 1, 0, CROP),
+        uniform(ids, 2, 0, 0, FLIP),
+    ):
+        assert abs(np.corrcoef(crops[:, 0], other[:, 0])[0, 1]) < 0.1
+    assert ((crops >= 0) & (crops < 1)).all()
+
+
+def test_the_order_is_the_one_that_earlier_runs_saw():
+    # A change of these numbers changes every run that is under way: an issue of its own.
+    counts = np.array([100, 37, 250, 13])
+    assert Order(counts, 7, 8).ids(3, 2).tolist() == [286, 393, 47, 363, 1, 102, 331, 399]
+    assert Order(counts, 7, 8, window=5).ids(3, 2).tolist() == [
+        37,
+        87,
+        176,
+        226,
+        274,
+        326,
+        376,
+        388,
+    ]
