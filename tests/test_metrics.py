@@ -94,7 +94,7 @@ def test_an_evaluation_does_not_depend_on_batches_or_processes(
     one = dataclasses.astuple(measured(model, held_out, 1))
     other = dataclasses.astuple(measured(model, held_out, batch_size, world_size))
     for a, b in zip(one, other, strict=True):
-        assert b == pytest.approx(a, rel=1e-5)
+        assert b == pytest.approx(a, rel=1e-4)  # 8-bit rounding
 
 
 def test_an_evaluation_reports_the_bound_in_nats_and_bits(model, held_out):

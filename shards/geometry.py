@@ -1,0 +1,96 @@
+"""The geometry of one picture: turn it upright, crop it to a box, shrink its shorter side."""
+
+from typing import NamedTuple
+
+from PIL import Image
+
+_MARGIN = 1.4  # a JPEG is decoded at 1/2 or 1/4 if that leaves this many times the target
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MIRRORED_X = (2, 3, 6, 7)  # orientations whose upright left is the far end of a stored axis
+_MIRRORED_Y = (3, 4, 7, 8)
+
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the upright picture; x1, y1 exclusive
+
+
+class BoxError(Exception):
+    """A crop box that isn't inside its picture, or holds no pixel."""
+
+
+class Plan(NamedTuple):
+    """What becomes of a picture of some upright size."""
+
+    upright: tuple[int, int]  # width, height of the whole picture
+    box: Box
+    target: tuple[int, int]  # width, height of the result
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Width and height of the box."""
+        return self.box[2] - self.box[0], self.box[3] - self.box[1]
+
+    @property
+    def is_change(self) -> bool:
+        """Whether the result differs from the whole picture."""
+        return self.target != self.upright
+
+    @property
+    def factor(self) -> int:
+        """1, 2 or 4: how much smaller a JPEG may be decoded; odd eighths are slow."""
+        if self.target == self.crop:
+            return 1
+        least = _MARGIN * min(self.target)
+        return next((factor for factor in (4, 2) if min(self.crop) / factor >= least), 1)
+
+
+def plan(upright: tuple[int, int], box: Box | None, size: int | None) -> Plan:
+    """The crop and the size of the result.
+
+    Args:
+        upright: width, height of the picture, upright.
+        box: what to crop to; None: the whole picture.
+        size: the shorter side of the result, pixels; None, or one that would enlarge: as it is.
+
+    Raises:
+        BoxError: the box is empty or reaches outside.
+    """
+    width, height = upright
+    x0, y0, x1, y1 = box or (0, 0, width, height)
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise BoxError(f"{x0},{y0},{x1},{y1} in {width}x{height} pixels")
+    crop = target = (x1 - x0, y1 - y0)
+    if size is not None and size < min(crop):
+        scale = size / min(crop)
+        target = (max(size, round(crop[0] * scale)), max(size, round(crop[1] * scale)))
+    return Plan(upright, (x0, y0, x1, y1), target)
+
+
+def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Width and height of a picture once it's turned upright."""
+    return (size[1], size[0]) if orientation >= 5 else size
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The picture upright; `orientation` is EXIF's, 1 … 8."""
+    return image.transpose(_TRANSPOSE[orientation]) if orientation > 1 else image
+
+
+def resized(image: Image.Image, made: Plan, factor: int, orientation: int) -> Image.Image:
+    """Crop and shrink an upright picture that was decoded `factor` times smaller."""
+    x0, y0, x1, y1 = made.box
+    if made.target == made.crop:
+        return image.crop(made.box) if made.is_change else image
+    # A width that `factor` doesn't divide ends in a partial pixel: after mirroring, it comes first.
+    x = image.width - made.upright[0] / factor if orientation in _MIRRORED_X else 0.0
+    y = image.height - made.upright[1] / factor if orientation in _MIRRORED_Y else 0.0
+    right, bottom = min(x + x1 / factor, image.width), min(y + y1 / factor, image.height)
+    box = (x + x0 / factor, y + y0 / factor, right, bottom)
+    return image.resize(made.target, Image.Resampling.LANCZOS, box=box)

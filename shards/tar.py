@@ -1,0 +1,197 @@
+"""The tar format: plain ustar headers out; ustar, PAX and GNU headers in, checked byte by byte.
+
+Written by hand because it's ten times faster than `tarfile`, and because `tarfile` takes a damaged
+header for the end of the archive.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from dvae.errors import UserError
+
+BLOCK = 512  # bytes; headers are one block, data is padded to whole blocks
+END = bytes(2 * BLOCK)  # what ends an archive
+_MAX_EXTENSION = 1 << 20  # bytes of a PAX or GNU header; honest ones hold a name or two
+_REGULAR = b"0\x007"
+_WITHOUT_DATA = b"123456"  # links, devices, folders, FIFOs: their size says nothing
+_COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"\x28\xb5": "unzstd"}
+
+
+class Member(NamedTuple):
+    """One member of a tar: its name, where its data lies (bytes), and whether it's plain data."""
+
+    name: str
+    offset: int
+    size: int
+    is_regular: bool
+
+
+def header(name: str, size: int) -> bytes:
+    """The ustar header, 512 bytes, of a regular file: mode 0644, owner 0, time 0.
+
+    Args:
+        name: ASCII, at most 100 characters.
+        size: of the data, bytes, below 8 GiB.
+    """
+    encoded = name.encode("ascii")
+    assert len(encoded) <= 100
+    assert size < 1 << 33
+    start = encoded.ljust(100, b"\0") + b"0000644\0" + 2 * b"0000000\0" + b"%011o\0" % size
+    start += b"00000000000\0"
+    rest = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+    checksum = sum(start) + 8 * ord(" ") + sum(rest)
+    return start + b"%06o\0 " % checksum + rest
+
+
+def padded(size: int) -> int:
+    """The bytes that data of `size` bytes take in an archive: whole blocks."""
+    return size + -size % BLOCK
+
+
+def members(file: BinaryIO, name: str) -> Iterator[Member]:
+    """The members of an open, seekable tar; only headers are read.
+
+    Args:
+        file: opened for reading, binary.
+        name: what error messages call it.
+
+    Raises:
+        UserError: a damaged header, a truncated archive, data behind its end, a compressed file;
+            names the tar and the byte.
+    """
+    total = os.fstat(file.fileno()).st_size
+    position = 0
+    extended: dict[str, str] = {}  # what PAX and GNU headers say about the next member
+    common: dict[str, str] = {}  # what a global PAX header says about all that follow
+    while position < total:
+        block = _read(file, position, BLOCK, total, name)
+        if not any(block):
+            _check_end(file, position, total, name)
+            break
+        member, kind = _parse(block, position, common | extended, name)
+        if kind == b"S" and block[482]:
+            member = _after_sparse_map(file, member, total, name)
+        end = member.offset + padded(member.size)
+        if end > total:
+            raise UserError(
+                f"{name} is truncated: it has {total} bytes, and the member at byte {position} "
+                f"ends at {end}: copy it again"
+            )
+        if kind in b"xgLK":
+            data = _read_extension(file, member, total, name)
+            update = _pax(data, name, position) if kind in b"xg" else _long_name(data, kind)
+            (common if kind == b"g" else extended).update(update)
+        else:
+            yield member
+            extended = {}
+        position = end
+    if extended:
+        raise UserError(f"{name} ends at byte {position} before the member of its last header")
+    if total == 0:
+        raise UserError(f"{name} is empty (0 bytes): copy it again, or delete it")
+
+
+def _read(file: BinaryIO, position: int, size: int, total: int, name: str) -> bytes:
+    data = os.pread(file.fileno(), size, position)
+    if len(data) != size:
+        raise UserError(f"{name} is truncated at byte {position} of {total}: copy it again")
+    return data
+
+
+def _parse(
+    block: bytes, position: int, extended: dict[str, str], name: str
+) -> tuple[Member, bytes]:
+    """A member and its type flag from a header block and what extended headers said before it."""
+    checksum = _number(block[148:156])
+    summed = block[:148] + b" " * 8 + block[156:]
+    unsigned = sum(summed)
+    signed = unsigned - 256 * sum(byte >> 7 for byte in summed)  # what some old tars write
+    if checksum not in (unsigned, signed):
+        command = _COMPRESSED.get(block[:2]) if position == 0 else None
+        remedy = f"{command} it first" if command else "copy it again"
+        raise UserError(f"{name} has no valid tar header at byte {position}: {remedy}")
+    kind = block[156:157]
+    own = kind in b"xgLK"
+    size = _number(block[124:136])
+    if not own and "size" in extended:
+        size = _decimal(extended["size"])
+    if size is None:
+        raise UserError(f"{name} names an impossible size at byte {position}: copy it again")
+    if kind in _WITHOUT_DATA:
+        size = 0
+    path = _text(block[:100])
+    if block[257:263] == b"ustar\0" and block[345]:
+        path = f"{_text(block[345:500])}/{path}"
+    path = path if own else extended.get("path", path)
+    sparse = kind == b"S" or any(key.startswith("GNU.sparse.") for key in extended)
+    regular = kind in _REGULAR and not sparse and not path.endswith("/")
+    return Member(path, position + BLOCK, size, regular), kind
+
+
+def _number(field: bytes) -> int | None:
+    """An octal or base-256 number >= 0, or None."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.strip(b" \0")
+    if not all(48 <= digit < 56 for digit in digits):
+        return None
+    return int(digits or b"0", 8)
+
+
+def _decimal(text: str) -> int | None:
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+def _check_end(file: BinaryIO, position: int, total: int, name: str) -> None:
+    """Only zeros may follow the block of zeros that ends an archive."""
+    for start in range(position, total, 1 << 20):
+        chunk = os.pread(file.fileno(), 1 << 20, start)
+        if any(chunk):
+            raise UserError(
+                f"{name} holds data behind the end of the archive at byte {position}: "
+                f"it's damaged, or several tars in one; make it anew"
+            )
+
+
+def _after_sparse_map(file: BinaryIO, member: Member, total: int, name: str) -> Member:
+    """A GNU sparse member whose map goes on in blocks between its header and its data."""
+    offset, goes_on = member.offset, True
+    while goes_on:
+        goes_on = bool(_read(file, offset, BLOCK, total, name)[504])
+        offset += BLOCK
+    return member._replace(offset=offset)
+
+
+def _read_extension(file: BinaryIO, member: Member, total: int, name: str) -> bytes:
+    if member.size > _MAX_EXTENSION:
+        raise UserError(
+            f"{name} has an extended header of {member.size} bytes at byte "
+            f"{member.offset - BLOCK}: more than {_MAX_EXTENSION} is refused"
+        )
+    return _read(file, member.offset, member.size, total, name)
+
+
+def _pax(data: bytes, name: str, position: int) -> dict[str, str]:
+    r"""The records `LENGTH KEY=VALUE\n` of a PAX header."""
+    records = {}
+    start = 0
+    while start < len(data) and data[start]:
+        digits, _, _ = data[start : start + 12].partition(b" ")
+        length = int(digits) if digits.isdigit() else 0
+        record = data[start + len(digits) + 1 : start + length]
+        key, equals, value = record[:-1].partition(b"=")
+        if start + length > len(data) or not equals or record[-1:] != b"\n":
+            raise UserError(f"{name} has a damaged PAX header at byte {position}: copy it again")
+        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        start += length
+    return records
+
+
+def _long_name(data: bytes, kind: bytes) -> dict[str, str]:
+    return {"path": _text(data)} if kind == b"L" else {}
