@@ -49,6 +49,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
+        self.last: int | None = None  # the step of what was saved or restored last
 
     def names(self) -> dict[int, Path]:
         """Step -> folder of everything that has a checkpoint's name, in order."""
@@ -79,6 +80,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"{path} was written and reads back wrong: {wrong}: check the disk"
             )
+        self.last = state.step
         self._prune(state)
         return path
 

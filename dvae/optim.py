@@ -61,4 +61,4 @@ def load_optimizer_tensors(
         # Adam counts its steps on the CPU; its moments live with their parameter, in its layout.
         scalar = value.ndim == 0 and field == "step"
         like = torch.empty_like(parameter, dtype=value.dtype)
-        optimizer.state[parameter][field] = value if scalar else like.copy_(value)
+        optimizer.state[parameter][field] = value.clone() if scalar else like.copy_(value)

@@ -159,7 +159,9 @@ def resume(
         if passed:
             raise CheckpointError("; ".join(passed) + ": none is left; choose another run.name")
         return State()
-    return restore(path, model, ema, optimizer)
+    state = restore(path, model, ema, optimizer)
+    checkpoints.last = state.step
+    return state
 
 
 def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
@@ -208,7 +210,7 @@ def measure(run: Run) -> bool:
 def save(run: Run) -> None:
     """Write a checkpoint and the weights folder, where they aren't there yet."""
     config, accelerator = run.config, run.accelerator
-    if accelerator.is_main_process and run.state.step not in run.checkpoints.names():
+    if accelerator.is_main_process and run.state.step != run.checkpoints.last:
         if accelerator.scaler is not None:
             run.state.loss_scale = accelerator.scaler.state_dict()
         run.checkpoints.save(run.state, run.bare, run.ema, run.optimizer)

@@ -6,6 +6,7 @@ largest reduction that leaves 1.4 times the wanted size; everything else through
 
 import io
 import struct
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +28,13 @@ UNREADABLE = (
     SyntaxError,
     EOFError,
     TypeError,
-    OverflowError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
     struct.error,
+    zlib.error,
     Image.DecompressionBombError,
 )
 

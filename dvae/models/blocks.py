@@ -84,10 +84,10 @@ class Upsample(nn.Module):
     Odena et al. 2016, "Deconvolution and checkerboard artifacts".
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2H, 2W)."""
+        """(B, C_in, H, W) -> (B, C_out, 2H, 2W)."""
         return self.conv(functional.interpolate(x, scale_factor=2, mode="nearest"))

@@ -112,9 +112,7 @@ def _decoder_stages(channels: Sequence[int], blocks: int) -> list[nn.Module]:
     stages: list[nn.Module] = []
     before = channels[-1]
     for index, width in enumerate(reversed(channels)):
-        up: list[nn.Module] = [Upsample(before)] if index else []
-        widths = [before] + [width] * blocks
-        parts = [ResBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-        stages.append(nn.Sequential(*up, *parts))
+        up: list[nn.Module] = [Upsample(before, width)] if index else []
+        stages.append(nn.Sequential(*up, *(ResBlock(width, width) for _ in range(blocks))))
         before = width
     return stages

@@ -1,0 +1,283 @@
+"""The original DogVAE's training and measuring, mistakes and all, on the pictures of a dvae run.
+
+    python tests/benchmarks/original.py --train SHARDS --val SHARDS --steps 720 --out FOLDER \\
+        --against runs/dogvae-127
+
+As in the original's notebook: pixels of 0 … 255 go in and come out unscaled; the loss is their mean
+squared error plus 0.00025 times the KL; the posterior's noise is uniform in [0, 1); Adam at 5e-4 on
+batches of 128; the network never leaves training mode, so BatchNorm sees a batch of 1 where one
+picture is reconstructed and a batch of 25 where 25 are sampled; numbers are cut off, not rounded.
+What isn't the original's: the layers, first weights and batches (ids, crops, flips) are dvae's for
+the same seed, so that only the procedure differs; and it goes on from its last checkpoint.
+
+FOLDER holds checkpoints/, samples-own-way.png and samples-evaluated.png (the same z), and
+reconstructions.png: held-out pictures, reconstructed its own way, evaluated properly, and by the
+`--against` weights of the same size.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sample_quality import INSTALL, available, features, kernel_distance, pictures, train_features
+from torch import Tensor
+from torch.nn import functional
+
+from dvae.checkpoint import Checkpoints, State, restore
+from dvae.data.batches import Batch
+from dvae.errors import UserError, exit_code_of
+from dvae.evaluate import evaluate_weights
+from dvae.files import locked, write_json
+from dvae.generate import reconstruct, sample
+from dvae.metrics import psnr, ssim
+from dvae.models.dogvae import DogVAE
+from dvae.pictures import grid, mirrored, save_png, to_network, to_pixels
+from dvae.recipe import load_config
+from dvae.streams import Streams, open_streams
+from dvae.weights import Weights, load
+
+RECIPE = Path(__file__).parents[2] / "configs" / "dogvae-127.toml"
+KL_WEIGHT = 0.00025
+LEARNING_RATE = 5e-4
+SAVE_EVERY, LOG_EVERY = 2, 1  # steps
+SHEET = 25  # samples of a sheet, which are one batch
+SHOWN = 8  # reconstructions of a sheet
+NOISE_MEAN, NOISE_VARIANCE = 0.5, 1 / 12  # of the uniform noise
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    name: str
+    steps: int
+    psnr: float  # dB
+    ssim: float
+    kl: float  # nats per image
+    std_z: float  # over the data, the mean over the latent's numbers
+    quality: str  # kd_effnetlite0 of the samples
+
+
+class Reconstructions(NamedTuple):
+    """Of the held-out pictures."""
+
+    pixels: Tensor  # (n, 3, 127, 127) uint8
+    mean: Tensor  # (n, 256)
+    logvar: Tensor  # (n, 256)
+
+
+def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """(B, D) twice -> (B,) nats; not clamped, as in the original."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
+
+
+def uniform_noise(count: int, latent_dim: int, seed: int, step: int) -> Tensor:
+    """The original's noise, (count, latent_dim) in [0, 1); of a step, so that a run can go on."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.rand(count, latent_dim, generator=generator)
+
+
+def raw_pixels(batch: Batch) -> Tensor:
+    """(B, 3, H, W) floats of 0 … 255, flips done, without unreadable pictures."""
+    images = mirrored(batch.images.permute(0, 3, 1, 2).float(), batch.flips)
+    return images[torch.from_numpy(batch.weights > 0)]
+
+
+def train(given: argparse.Namespace, streams: Streams) -> tuple[DogVAE, State]:
+    """Train to `--steps`, from the newest checkpoint on where there is one."""
+    torch.manual_seed(given.seed)
+    model = DogVAE().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    checkpoints = Checkpoints(given.out / "checkpoints", keep=2)
+    checkpoints.clean()
+    path, passed = checkpoints.newest()
+    print(*passed, sep="\n", end="\n" if passed else "")
+    state = restore(path, model, None, optimizer) if path else State()
+    if given.evaluate_only:
+        if not path:
+            raise UserError(f"{given.out} holds no checkpoint to evaluate: train with --steps")
+        return model, state
+    print(f"step {state.step} of {given.steps}", flush=True)
+    since, before = time.monotonic(), state.step
+    with streams.training(state.step, rank=0, world_size=1) as batches:
+        while state.step < given.steps:
+            images = raw_pixels(next(batches))
+            noise = uniform_noise(len(images), model.latent_dim, given.seed, state.step)
+            output = model(images, noise)
+            error = functional.mse_loss(output.reconstruction, images)
+            kl = kl_divergence(output.mean, output.logvar).mean()
+            optimizer.zero_grad()
+            (error + KL_WEIGHT * kl).backward()
+            optimizer.step()
+            state.step += 1
+            if state.step % LOG_EVERY == 0 or state.step == given.steps:
+                pace = (time.monotonic() - since) / (state.step - before)
+                since, before = time.monotonic(), state.step
+                print(
+                    f"step {state.step}: mse {error:.1f}, kl {kl:.1f}, {pace:.2f} s/step",
+                    flush=True,
+                )
+            if state.step % SAVE_EVERY == 0 or state.step == given.steps:
+                checkpoints.save(state, model, None, optimizer)
+    return model, state
+
+
+@torch.no_grad()
+def reconstruct_own_way(model: DogVAE, images: Tensor, seed: int) -> Reconstructions:
+    """(n, 3, 127, 127) uint8, one at a time, in training mode, with the uniform noise."""
+    model = copy.deepcopy(model).train()  # a copy: every call moves the running statistics
+    noise = uniform_noise(len(images), model.latent_dim, seed, step=-1)
+    outputs = [model(images[i : i + 1].float(), noise[i : i + 1]) for i in range(len(images))]
+    pixels, mean, logvar = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+    return Reconstructions(cut_off(pixels), mean, logvar)
+
+
+@torch.no_grad()
+def reconstruct_evaluated(model: DogVAE, images: Tensor) -> Reconstructions:
+    """(n, 3, 127, 127) uint8, in evaluation mode, from the posterior's mean."""
+    model = copy.deepcopy(model).eval()
+    codes = [model.encode(part.float()) for part in images.split(SHEET)]
+    mean, logvar = (torch.cat(parts) for parts in zip(*codes, strict=True))
+    pixels = torch.cat([model.decode(part) for part in mean.split(SHEET)])
+    return Reconstructions(rounded(pixels), mean, logvar)
+
+
+@torch.no_grad()
+def sample_pixels(model: DogVAE, count: int, seed: int, own_way: bool) -> Tensor:
+    """`count` pictures from z ~ N(0, I), (n, 3, 127, 127) uint8; in whole batches of 25."""
+    model = copy.deepcopy(model).train(own_way)
+    generator = torch.Generator().manual_seed(seed)
+    batches = -(-max(count, SHEET) // SHEET)
+    z = torch.randn(batches, SHEET, model.latent_dim, generator=generator)
+    pixels = torch.cat([model.decode(part) for part in z])
+    return cut_off(pixels) if own_way else rounded(pixels)
+
+
+def cut_off(pixels: Tensor) -> Tensor:
+    """To 8 bits as the original's `out_to_image` does it."""
+    return pixels.int().clamp(0, 255).to(torch.uint8)
+
+
+def rounded(pixels: Tensor) -> Tensor:
+    """To 8 bits as dvae does it."""
+    return pixels.round().clamp(0, 255).to(torch.uint8)
+
+
+def std_of_z(found: Reconstructions, noise_mean: float, noise_variance: float) -> float:
+    """The standard deviation over the data of z = mean + sigma * noise, meaned over its numbers."""
+    sigma = torch.exp(0.5 * found.logvar)
+    centre = (found.mean + noise_mean * sigma).var(0, correction=0)
+    return float((centre + noise_variance * sigma.square().mean(0)).sqrt().mean())
+
+
+def quality(samples: Tensor, given: argparse.Namespace) -> str:
+    """kd_effnetlite0 of samples against the training pictures; "-" without its packages."""
+    if not given.count or not available():
+        return "-"
+    reference = train_features(given.train, samples.shape[-1], given.count)
+    return str(kernel_distance(features(samples[: given.count]), reference))
+
+
+def measure_original(
+    model: DogVAE, state: State, images: Tensor, given: argparse.Namespace
+) -> tuple[list[Row], list[Tensor]]:
+    """The original's rows of the table, and of the sheet of reconstructions."""
+    ways = {
+        "own way": (reconstruct_own_way(model, images, given.seed), (NOISE_MEAN, NOISE_VARIANCE)),
+        "evaluated": (reconstruct_evaluated(model, images), (0.0, 1.0)),
+    }
+    rows, shown = [], []
+    for way, (found, noise) in ways.items():
+        samples = sample_pixels(model, given.count, given.seed, own_way=way == "own way")
+        sheet = grid(to_network(samples[:SHEET].permute(0, 2, 3, 1), *CPU), columns=5)
+        save_png(sheet, given.out / f"samples-{way.replace(' ', '-')}.png")
+        shown.append(found.pixels[:SHOWN])
+        pixels, true = found.pixels.double(), images.double()
+        rows.append(
+            Row(
+                f"original, {'its own way' if way == 'own way' else 'evaluated properly'}",
+                state.step,
+                float(psnr(pixels, true).mean()),
+                float(ssim(pixels, true).mean()),
+                float(kl_divergence(found.mean, found.logvar).mean()),
+                std_of_z(found, *noise),
+                quality(samples, given),
+            )
+        )
+    return rows, shown
+
+
+def measure_dvae(weights: Weights, source: str, given: argparse.Namespace) -> Row:
+    """A dvae run's row of the table."""
+    result = evaluate_weights(weights, given.val, "val")
+    name = f"dvae {source} ({weights.about.model.name}, {weights.model.image_size} px)"
+    steps, found = weights.about.step, "-"
+    if weights.model.is_variational and given.count and available():
+        found = quality(to_pixels(sample(weights, given.count, given.seed, 1.0)), given)
+    return Row(name, steps, result.psnr, result.ssim, result.kl, result.mean_std, found)
+
+
+CPU = (torch.device("cpu"), torch.float32)
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Train, measure, and print the table."""
+    overrides = [f"data.train={given.train}", f"data.val={given.val}", f"train.seed={given.seed}"]
+    config = load_config(RECIPE, [*overrides, f"data.threads={given.threads}"])
+    streams = open_streams(config, world_size=1)
+    settings = {"train": streams.split.digest, "seed": given.seed}
+    with locked(given.out):
+        path = given.out / "settings.json"
+        if path.is_file() and json.loads(path.read_text()) != settings:
+            raise UserError(f"{given.out} is of other shards or another seed: choose another --out")
+        write_json(path, settings)
+        model, state = train(given, streams)
+        ids = np.arange(len(streams.held_out.reader))
+        images = pictures(given.val, "val", config.image_size, ids)
+        rows, shown = measure_original(model, state, images, given)
+        for source in given.against:
+            weights = load(source)
+            rows.append(measure_dvae(weights, source, given))
+            if weights.model.image_size == config.image_size:
+                network_input = to_network(images[:SHOWN].permute(0, 2, 3, 1), *CPU)
+                shown.append(to_pixels(reconstruct(weights, network_input)))
+        sheet = torch.cat([images[:SHOWN], *shown]).permute(0, 2, 3, 1)
+        columns = min(SHOWN, len(images))
+        save_png(grid(to_network(sheet, *CPU), columns), given.out / "reconstructions.png")
+    if given.count and not available():
+        print(f"no sample quality without EfficientNet-Lite0: {INSTALL}")
+    print(f"\n{len(images)} held-out pictures; pictures are in {given.out}\n")
+    print("| | steps | PSNR, dB | SSIM | KL, nats | std of z | kd_effnetlite0 of samples |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        numbers = f"{row.psnr:.2f} | {row.ssim:.4f} | {row.kl:.1f} | {row.std_z:.2f}"
+        print(f"| {row.name} | {row.steps} | {numbers} | {row.quality} |")
+    write_json(given.out / "table.json", [row._asdict() for row in rows])
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", type=Path, required=True, help="shards to train on")
+    parser.add_argument("--val", type=Path, required=True, help="held-out shards")
+    parser.add_argument("--out", type=Path, required=True, help="a folder; it goes on from there")
+    parser.add_argument("--steps", type=int, help="of training, in all")
+    parser.add_argument("--evaluate-only", action="store_true", help="of the last checkpoint")
+    parser.add_argument("--against", nargs="*", default=[], help="runs or weights folders of dvae")
+    parser.add_argument("--count", type=int, default=500, help="samples to judge; 0: none")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of the processor")
+    given = parser.parse_args()
+    if not given.steps and not given.evaluate_only:
+        parser.error("give --steps, or --evaluate-only")
+    torch.set_num_threads(given.threads)
+    return exit_code_of(lambda: compare(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

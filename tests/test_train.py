@@ -1,0 +1,347 @@
+"""Training runs in this process: what they leave, resuming to the bit, refusals, stopping."""
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from .conftest import ROOT
+
+
+def tensors(run, step):
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    files = sorted(folder.glob("*.safetensors"))
+    return {f"{f.stem}/{k}": v.clone() for f in files for k, v in load_file(f).items()}
+
+
+def state(run, step):
+    return json.loads((run / "checkpoints" / f"step-{step:08d}" / "state.json").read_text())
+
+
+def events(run):
+    accumulator = EventAccumulator(str(run / "tensorboard"), {"images": 0, "scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_leaves_recipe_checkpoints_weights_and_tensorboard(trained):
+    assert {p.name for p in trained.iterdir() if not p.name.startswith(".")} == {
+        "config.toml",
+        "checkpoints",
+        "weights",
+        "tensorboard",
+    }
+    names = {p.name for p in (trained / "weights").iterdir()}
+    assert names == {"model.safetensors", "config.json", "README.md", "manifest.json"}
+    assert state(trained, 6)["step"] == 6
+    seen = events(trained)
+    scalars = set(seen.Tags()["scalars"])
+    wanted = ["loss", "nll", "kl", "bits_per_dim", "lr", "grad_norm", "sigma", "beta"]
+    assert {f"train/{n}" for n in wanted} <= scalars
+    assert {"speed/images_per_second", "speed/wait", "val/psnr", "val/active_units"} <= scalars
+    assert set(seen.Tags()["images"]) == {"reconstructions", "samples", "interpolations"}
+    assert "val/kl_per_dim" in seen.Tags()["histograms"]
+    assert "recipe/text_summary" in seen.Tags()["tensors"]
+
+
+def test_the_loss_falls(recipe, train):
+    assert train(recipe, "train.steps=60", "eval.every=60", "optim.learning_rate=3e-3") == 0
+    curve = [e.value for e in events(recipe.parent / "runs" / "tiny").Scalars("train/nll")]
+    assert sum(curve[-5:]) < sum(curve[1:6])
+    assert all(math.isfinite(v) for v in curve)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(recipe, train, monkeypatch):
+    assert train(recipe, "run.name=whole") == 0
+    runs = recipe.parent / "runs"
+
+    import dvae.train
+
+    class Power(Exception):
+        pass
+
+    def fail(run, *arguments):
+        if run.state.step == 4:  # after the checkpoint of step 3, in the middle of step 5
+            raise Power
+        return clip(run, *arguments)
+
+    clip = dvae.train.clip
+    monkeypatch.setattr(dvae.train, "clip", fail)
+    with pytest.raises(Power):
+        train(recipe, "run.name=cut")
+    monkeypatch.setattr(dvae.train, "clip", clip)
+    assert list((runs / "cut" / "checkpoints").glob("step-*4")) == []
+    assert train(recipe, "run.name=cut", "data.threads=1") == 0
+    assert equal(tensors(runs / "whole", 6), tensors(runs / "cut", 6))
+    assert state(runs / "whole", 6) == state(runs / "cut", 6)
+    steps = [e.step for e in events(runs / "cut").Scalars("train/loss")]
+    assert steps == [1, 2, 3, 4, 5, 6]  # no zigzag: what was logged after step 3 is hidden
+
+
+def test_micro_batches_give_the_whole_batch_s_weights(recipe, train):
+    runs = recipe.parent / "runs"
+    overrides = ["train.precision=fp64", "optim.ema=0"]
+    assert train(recipe, "run.name=one", *overrides) == 0
+    assert train(recipe, "run.name=four", "train.micro_batch_size=4", *overrides) == 0
+    one, four = tensors(runs / "one", 6), tensors(runs / "four", 6)
+    for name, tensor in one.items():
+        if name.startswith("model/"):
+            assert (four[name] - tensor).norm() <= 1e-9 * tensor.norm() + 1e-9, name
+
+
+def test_a_finished_run_says_so_and_changes_nothing(recipe, train, trained, capsys):
+    before = {p: p.stat().st_mtime_ns for p in trained.rglob("*.safetensors")}
+    assert train(recipe) == 0
+    assert "done: 6 steps" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in trained.rglob("*.safetensors")} == before
+
+
+def test_another_recipe_under_the_same_name_is_refused(recipe, train, trained, capsys):
+    assert train(recipe, "loss.beta=3") == 2
+    error = capsys.readouterr().err
+    assert "loss.beta: 1.0 in the run, 3.0 asked for" in error
+    assert "run.name" in error
+    assert error.count("\n") == 1
+
+
+def test_no_resume_refuses_a_run_that_exists(recipe, train, trained, capsys):
+    assert train(recipe, "--no-resume") == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_other_shards_under_the_same_path_are_refused(recipe, train, shards, tmp_path, capsys):
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    assert train(recipe, f"data.train={copy}") == 0
+    value = json.loads((copy / "manifest.json").read_text())
+    value["splits"]["train"].pop()
+    (copy / "manifest.json").write_text(json.dumps(value))
+    assert train(recipe, f"data.train={copy}") == 4
+    assert "trained on other shards" in capsys.readouterr().err
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(recipe, train, trained, capsys):
+    whole = tensors(trained, 6)
+    victim = trained / "checkpoints" / "step-00000006" / "model.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-100])
+    assert train(recipe) == 0
+    assert "step-00000006 is damaged" in capsys.readouterr().out
+    assert equal(tensors(trained, 6), whole)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.train=/nowhere", "is not a folder"),
+        ("train.global_batch_size=1000", "fewer than train.global_batch_size=1000"),
+        ("train.micro_batch_size=5", "train.micro_batch_size=5 doesn't divide"),
+        ("train.precision=int8", "train.precision"),
+        ("model.latent=4", "did you mean 'model.latent_dim'"),
+    ],
+)
+def test_a_user_s_mistake_is_one_message_and_exit_code_2(recipe, train, capsys, override, message):
+    assert train(recipe, override) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_shards_without_a_validation_split_are_refused(recipe, train, pictures, tmp_path, capsys):
+    from shards.pack import main
+
+    assert main([str(pictures), str(tmp_path / "only"), "--size", "36"]) == 0
+    assert train(recipe, f"data.train={tmp_path / 'only'}") == 2
+    assert "--val" in capsys.readouterr().err
+
+
+def test_batchnorm_and_a_split_batch_are_refused(recipe, train, capsys):
+    text = re.sub(
+        r"\[model\].*?\n\n", '[model]\nname = "dogvae"\n\n', recipe.read_text(), flags=re.S
+    )
+    recipe.write_text(text)
+    assert train(recipe, "train.micro_batch_size=4") == 2
+    assert "statistics of its batch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["dogvae", "autoencoder"])
+def test_the_historical_networks_train(recipe, train, name):
+    text = re.sub(
+        r"\[model\].*?\n\n", f'[model]\nname = "{name}"\n\n', recipe.read_text(), flags=re.S
+    )
+    recipe.write_text(text)
+    overrides = ["train.steps=2", "optim.ema=0", "loss.scale=2.45934", "optim.name=adam"]
+    assert train(recipe, *overrides) == 0
+    weights = load_file(recipe.parent / "runs" / "tiny" / "weights" / "model.safetensors")
+    assert all(torch.isfinite(t).all() for t in weights.values())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss.likelihood=laplace"],
+        ["loss.free_bits=0.1", "loss.schedule=cyclical", "loss.cycle_steps=4"],
+        ["train.precision=bf16", "model.gradient_checkpointing=true"],
+        ["train.precision=fp16"],
+        ["data.window=4", "optim.ema=0", "optim.max_grad_norm=0"],
+    ],
+    ids=["laplace", "free bits", "bf16", "fp16", "windows"],
+)
+def test_options_train(recipe, train, overrides):
+    assert train(recipe, *overrides) == 0
+    weights = load_file(recipe.parent / "runs" / "tiny" / "weights" / "model.safetensors")
+    assert all(torch.isfinite(t).all() for t in weights.values())
+    assert all(t.dtype == torch.float32 for t in weights.values())
+
+
+def poison(monkeypatch, at):
+    import dvae.train
+
+    def poisoned(run, batch, count, weight):
+        sums = honest(run, batch, count, weight)
+        if run.state.step == at:
+            next(run.bare.parameters()).grad.fill_(math.nan)
+        return sums
+
+    honest = dvae.train.forward_and_backward
+    monkeypatch.setattr(dvae.train, "forward_and_backward", poisoned)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
+    recipe, train, monkeypatch, capsys
+):
+    poison(monkeypatch, at=4)
+    assert train(recipe) == 5
+    assert "not finite at step 5" in capsys.readouterr().err
+    run = recipe.parent / "runs" / "tiny"
+    assert all(torch.isfinite(t).all() for t in tensors(run, 3).values())
+    assert not (run / "checkpoints" / "step-00000005").exists()
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_where_the_recipe_says_so(
+    recipe, train, monkeypatch, capsys
+):
+    poison(monkeypatch, at=4)
+    assert train(recipe, "train.guard=skip") == 0
+    assert "step 5 left out" in capsys.readouterr().out
+    run = recipe.parent / "runs" / "tiny"
+    assert all(torch.isfinite(t).all() for t in tensors(run, 6).values())
+
+
+def spoiled(shards, tmp_path, samples):
+    from dvae.data.index import find_split
+    from dvae.data.reader import Reader
+
+    copy = shutil.copytree(shards, tmp_path / "spoiled")
+    reader = Reader(find_split(copy, "train"))
+    for sample in samples:
+        place = reader.place(sample)
+        data = bytearray((copy / place.shard).read_bytes())
+        data[place.offset + 50] ^= 255
+        (copy / place.shard).write_bytes(data)
+    return copy
+
+
+def test_bad_samples_are_named_and_weigh_nothing(recipe, train, shards, tmp_path):
+    copy = spoiled(shards, tmp_path, [2, 30])
+    steps = 2 * 3  # at least an epoch
+    assert train(recipe, f"data.train={copy}", "data.max_bad=0.2", f"train.steps={steps}") == 0
+    run = recipe.parent / "runs" / "tiny"
+    lines = [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()]
+    assert {line["sample"] for line in lines} <= {2, 30}
+    assert all(line["reason"] and line["shard"] and line["key"] for line in lines)
+    assert state(run, steps)["bad_samples"] == len(lines) > 0
+
+
+def test_too_many_bad_samples_end_the_run_with_a_report(recipe, train, shards, tmp_path, capsys):
+    copy = spoiled(shards, tmp_path, range(40))
+    assert train(recipe, f"data.train={copy}") == 3
+    assert "data.max_bad=0.01" in capsys.readouterr().err
+
+
+def start(recipe, *overrides, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dvae.train", str(recipe), *overrides]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **options,
+    )
+
+
+def wait_for(path, process, seconds=90):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read().decode()
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_finished_step_and_the_run_goes_on_from_it(recipe, train, number):
+    overrides = ["train.steps=100000", "optim.schedule=constant", "eval.every=100000"]
+    run = recipe.parent / "runs" / "tiny"
+    process = start(recipe, *overrides, "train.save_every=3")
+    wait_for(run / "checkpoints" / "step-00000003" / "manifest.json", process)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 128 + number, output
+    step = int(re.search(r"stopped after step (\d+)", output)[1])
+    assert state(run, step)["step"] == step
+    assert train(recipe, *overrides, f"train.steps={step + 2}") == 0
+    assert train(recipe, *overrides, f"train.steps={step + 2}", "run.name=whole") == 0
+    whole = tensors(recipe.parent / "runs" / "whole", step + 2)
+    assert equal(tensors(run, step + 2), whole)
+
+
+@pytest.mark.slow
+def test_a_second_trainer_on_the_same_run_is_refused_and_a_dead_one_does_not_block(recipe, train):
+    overrides = ["train.steps=100000", "optim.schedule=constant", "eval.every=100000"]
+    run = recipe.parent / "runs" / "tiny"
+    first = start(recipe, *overrides, "train.save_every=3")
+    wait_for(run / "checkpoints" / "step-00000003" / "manifest.json", first)
+    second = start(recipe, *overrides)
+    output = second.communicate(timeout=60)[0].decode()
+    assert second.returncode == 2, output
+    assert f"in use by process {first.pid}" in output
+    first.kill()
+    first.communicate()
+    steps = max(int(p.name[5:]) for p in (run / "checkpoints").glob("step-*")) + 1
+    assert train(recipe, *overrides, f"train.steps={steps}") == 0
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(recipe, train):
+    import random
+
+    overrides = ["train.steps=24", "train.save_every=2", "eval.every=8"]
+    assert train(recipe, *overrides, "run.name=whole") == 0
+    dice = random.Random(0)
+    runs = recipe.parent / "runs"
+    for _ in range(4):
+        process = start(recipe, *overrides, "run.name=killed")
+        began = runs / "killed" / "config.toml"
+        wait_for(began, process)
+        time.sleep(dice.uniform(0.5, 3))
+        process.kill()
+        process.communicate()
+    assert train(recipe, *overrides, "run.name=killed") == 0
+    assert equal(tensors(runs / "whole", 24), tensors(runs / "killed", 24))
+    assert not list((runs / "killed" / "checkpoints").glob(".tmp-*"))
