@@ -1,6 +1,7 @@
 """The `dvae` command: what one does with trained weights."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +99,7 @@ def _sample(given: argparse.Namespace) -> None:
     from dvae.pictures import grid
 
     images = generate.sample(_load(given), given.count, given.seed, given.temperature)
-    columns = given.columns or max(1, round(given.count**0.5))
+    columns = given.columns or math.ceil(given.count**0.5)
     _write(grid(images, columns), given.out)
 
 

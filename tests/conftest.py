@@ -15,7 +15,7 @@ RECIPE = """
 [model]
 name = "resvae"
 image_size = 32
-channels = [8, 16]
+channels = [16, 32]
 latent_dim = 8
 patch_size = 2
 

@@ -36,6 +36,7 @@ from dvae.evaluate import evaluate_weights
 from dvae.files import locked, write_json
 from dvae.generate import reconstruct, sample
 from dvae.metrics import psnr, ssim
+from dvae.models.blocks import VAEOutput
 from dvae.models.dogvae import DogVAE
 from dvae.pictures import grid, mirrored, save_png, to_network, to_pixels
 from dvae.recipe import load_config
@@ -45,10 +46,10 @@ from dvae.weights import Weights, load
 RECIPE = Path(__file__).parents[2] / "configs" / "dogvae-127.toml"
 KL_WEIGHT = 0.00025
 LEARNING_RATE = 5e-4
-SAVE_EVERY, LOG_EVERY = 2, 1  # steps
+SAVE_EVERY, LOG_EVERY = 60, 10  # steps
 SHEET = 25  # samples of a sheet, which are one batch
 SHOWN = 8  # reconstructions of a sheet
-NOISE_MEAN, NOISE_VARIANCE = 0.5, 1 / 12  # of the uniform noise
+UNIFORM = (0.5, 1 / 12)  # mean and variance of its noise
 
 
 class Row(NamedTuple):
@@ -61,14 +62,6 @@ class Row(NamedTuple):
     kl: float  # nats per image
     std_z: float  # over the data, the mean over the latent's numbers
     quality: str  # kd_effnetlite0 of the samples
-
-
-class Reconstructions(NamedTuple):
-    """Of the held-out pictures."""
-
-    pixels: Tensor  # (n, 3, 127, 127) uint8
-    mean: Tensor  # (n, 256)
-    logvar: Tensor  # (n, 256)
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -91,7 +84,7 @@ def raw_pixels(batch: Batch) -> Tensor:
 def train(given: argparse.Namespace, streams: Streams) -> tuple[DogVAE, State]:
     """Train to `--steps`, from the newest checkpoint on where there is one."""
     torch.manual_seed(given.seed)
-    model = DogVAE().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = DogVAE().to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     checkpoints = Checkpoints(given.out / "checkpoints", keep=2)
     checkpoints.clean()
@@ -118,60 +111,50 @@ def train(given: argparse.Namespace, streams: Streams) -> tuple[DogVAE, State]:
             if state.step % LOG_EVERY == 0 or state.step == given.steps:
                 pace = (time.monotonic() - since) / (state.step - before)
                 since, before = time.monotonic(), state.step
-                print(
-                    f"step {state.step}: mse {error:.1f}, kl {kl:.1f}, {pace:.2f} s/step",
-                    flush=True,
-                )
+                shown = f"mse {error:.1f}, kl {kl:.1f}, {pace:.2f} s/step"
+                print(f"step {state.step}: {shown}", flush=True)
             if state.step % SAVE_EVERY == 0 or state.step == given.steps:
                 checkpoints.save(state, model, None, optimizer)
     return model, state
 
 
 @torch.no_grad()
-def reconstruct_own_way(model: DogVAE, images: Tensor, seed: int) -> Reconstructions:
-    """(n, 3, 127, 127) uint8, one at a time, in training mode, with the uniform noise."""
-    model = copy.deepcopy(model).train()  # a copy: every call moves the running statistics
-    noise = uniform_noise(len(images), model.latent_dim, seed, step=-1)
-    outputs = [model(images[i : i + 1].float(), noise[i : i + 1]) for i in range(len(images))]
+def reconstruct_original(model: DogVAE, images: Tensor, seed: int, own_way: bool) -> VAEOutput:
+    """(n, 3, 127, 127) uint8 -> their reconstructions, uint8, and posteriors.
+
+    Its own way: one picture at a time, in training mode, with the uniform noise. Properly: in
+    evaluation mode, from the posterior's mean.
+    """
+    model = copy.deepcopy(model).train(own_way)  # a copy: training mode moves running statistics
+    noise = uniform_noise(len(images), model.latent_dim, seed, step=-1) * own_way
+    size = 1 if own_way else SHEET
+    parts = zip(images.split(size), noise.split(size), strict=True)
+    outputs = [model(pixels.float(), drawn) for pixels, drawn in parts]
     pixels, mean, logvar = (torch.cat(parts) for parts in zip(*outputs, strict=True))
-    return Reconstructions(cut_off(pixels), mean, logvar)
+    return VAEOutput(to_8_bits(pixels, own_way), mean, logvar)
 
 
 @torch.no_grad()
-def reconstruct_evaluated(model: DogVAE, images: Tensor) -> Reconstructions:
-    """(n, 3, 127, 127) uint8, in evaluation mode, from the posterior's mean."""
-    model = copy.deepcopy(model).eval()
-    codes = [model.encode(part.float()) for part in images.split(SHEET)]
-    mean, logvar = (torch.cat(parts) for parts in zip(*codes, strict=True))
-    pixels = torch.cat([model.decode(part) for part in mean.split(SHEET)])
-    return Reconstructions(rounded(pixels), mean, logvar)
-
-
-@torch.no_grad()
-def sample_pixels(model: DogVAE, count: int, seed: int, own_way: bool) -> Tensor:
+def sample_original(model: DogVAE, count: int, seed: int, own_way: bool) -> Tensor:
     """`count` pictures from z ~ N(0, I), (n, 3, 127, 127) uint8; in whole batches of 25."""
     model = copy.deepcopy(model).train(own_way)
     generator = torch.Generator().manual_seed(seed)
     batches = -(-max(count, SHEET) // SHEET)
     z = torch.randn(batches, SHEET, model.latent_dim, generator=generator)
-    pixels = torch.cat([model.decode(part) for part in z])
-    return cut_off(pixels) if own_way else rounded(pixels)
+    return to_8_bits(torch.cat([model.decode(part) for part in z]), own_way)
 
 
-def cut_off(pixels: Tensor) -> Tensor:
-    """To 8 bits as the original's `out_to_image` does it."""
-    return pixels.int().clamp(0, 255).to(torch.uint8)
+def to_8_bits(pixels: Tensor, own_way: bool) -> Tensor:
+    """Floats of about 0 … 255 to uint8; its own way cuts the fraction off."""
+    whole = pixels.trunc() if own_way else pixels.round()
+    return whole.clamp(0, 255).to(torch.uint8)
 
 
-def rounded(pixels: Tensor) -> Tensor:
-    """To 8 bits as dvae does it."""
-    return pixels.round().clamp(0, 255).to(torch.uint8)
-
-
-def std_of_z(found: Reconstructions, noise_mean: float, noise_variance: float) -> float:
-    """The standard deviation over the data of z = mean + sigma * noise, meaned over its numbers."""
-    sigma = torch.exp(0.5 * found.logvar)
-    centre = (found.mean + noise_mean * sigma).var(0, correction=0)
+def std_of_z(mean: Tensor, logvar: Tensor, own_way: bool) -> float:
+    """Over the data, of z = mean + sigma * noise; the mean over the latent's numbers."""
+    noise_mean, noise_variance = UNIFORM if own_way else (0.0, 1.0)
+    sigma = torch.exp(0.5 * logvar)
+    centre = (mean + noise_mean * sigma).var(0, correction=0)
     return float((centre + noise_variance * sigma.square().mean(0)).sqrt().mean())
 
 
@@ -187,25 +170,21 @@ def measure_original(
     model: DogVAE, state: State, images: Tensor, given: argparse.Namespace
 ) -> tuple[list[Row], list[Tensor]]:
     """The original's rows of the table, and of the sheet of reconstructions."""
-    ways = {
-        "own way": (reconstruct_own_way(model, images, given.seed), (NOISE_MEAN, NOISE_VARIANCE)),
-        "evaluated": (reconstruct_evaluated(model, images), (0.0, 1.0)),
-    }
     rows, shown = [], []
-    for way, (found, noise) in ways.items():
-        samples = sample_pixels(model, given.count, given.seed, own_way=way == "own way")
-        sheet = grid(to_network(samples[:SHEET].permute(0, 2, 3, 1), *CPU), columns=5)
-        save_png(sheet, given.out / f"samples-{way.replace(' ', '-')}.png")
-        shown.append(found.pixels[:SHOWN])
-        pixels, true = found.pixels.double(), images.double()
+    for name, own_way in (("own-way", True), ("evaluated", False)):
+        found = reconstruct_original(model, images, given.seed, own_way)
+        samples = sample_original(model, given.count, given.seed, own_way)
+        save_png(sheet_of(samples[:SHEET], columns=5), given.out / f"samples-{name}.png")
+        shown.append(found.reconstruction[:SHOWN])
+        pixels, true = found.reconstruction.double(), images.double()
         rows.append(
             Row(
-                f"original, {'its own way' if way == 'own way' else 'evaluated properly'}",
+                f"original, {'its own way' if own_way else 'evaluated properly'}",
                 state.step,
                 float(psnr(pixels, true).mean()),
                 float(ssim(pixels, true).mean()),
                 float(kl_divergence(found.mean, found.logvar).mean()),
-                std_of_z(found, *noise),
+                std_of_z(found.mean, found.logvar, own_way),
                 quality(samples, given),
             )
         )
@@ -216,13 +195,20 @@ def measure_dvae(weights: Weights, source: str, given: argparse.Namespace) -> Ro
     """A dvae run's row of the table."""
     result = evaluate_weights(weights, given.val, "val")
     name = f"dvae {source} ({weights.about.model.name}, {weights.model.image_size} px)"
-    steps, found = weights.about.step, "-"
-    if weights.model.is_variational and given.count and available():
-        found = quality(to_pixels(sample(weights, given.count, given.seed, 1.0)), given)
+    samples = to_pixels(sample(weights, max(1, given.count), given.seed, temperature=1.0))
+    found = quality(samples, given)
+    steps = weights.about.step
     return Row(name, steps, result.psnr, result.ssim, result.kl, result.mean_std, found)
 
 
-CPU = (torch.device("cpu"), torch.float32)
+def as_input(images: Tensor) -> Tensor:
+    """(n, 3, H, W) uint8 -> [-1, 1], as dvae's networks and grids take it."""
+    return to_network(images.permute(0, 2, 3, 1), torch.device("cpu"), torch.float32)
+
+
+def sheet_of(images: Tensor, columns: int) -> Tensor:
+    """(n, 3, H, W) uint8 -> one picture, (3, h, w) uint8."""
+    return grid(as_input(images), columns)
 
 
 def compare(given: argparse.Namespace) -> None:
@@ -244,11 +230,10 @@ def compare(given: argparse.Namespace) -> None:
             weights = load(source)
             rows.append(measure_dvae(weights, source, given))
             if weights.model.image_size == config.image_size:
-                network_input = to_network(images[:SHOWN].permute(0, 2, 3, 1), *CPU)
-                shown.append(to_pixels(reconstruct(weights, network_input)))
-        sheet = torch.cat([images[:SHOWN], *shown]).permute(0, 2, 3, 1)
-        columns = min(SHOWN, len(images))
-        save_png(grid(to_network(sheet, *CPU), columns), given.out / "reconstructions.png")
+                shown.append(to_pixels(reconstruct(weights, as_input(images[:SHOWN]))))
+        sheet = sheet_of(torch.cat([images[:SHOWN], *shown]), min(SHOWN, len(images)))
+        save_png(sheet, given.out / "reconstructions.png")
+        write_json(given.out / "table.json", [row._asdict() for row in rows])
     if given.count and not available():
         print(f"no sample quality without EfficientNet-Lite0: {INSTALL}")
     print(f"\n{len(images)} held-out pictures; pictures are in {given.out}\n")
@@ -257,7 +242,6 @@ def compare(given: argparse.Namespace) -> None:
     for row in rows:
         numbers = f"{row.psnr:.2f} | {row.ssim:.4f} | {row.kl:.1f} | {row.std_z:.2f}"
         print(f"| {row.name} | {row.steps} | {numbers} | {row.quality} |")
-    write_json(given.out / "table.json", [row._asdict() for row in rows])
 
 
 def main() -> int:
