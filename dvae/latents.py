@@ -15,14 +15,14 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 
 
 def keyed_normal(
-    ids: np.ndarray, size: int, seed: int, epoch: int, device: torch.device | str = "cpu"
+    ids: np.ndarray, size: int, seed: int, epoch: int, like: Tensor | None = None
 ) -> Tensor:
-    """Standard normal noise for samples: (B,) ids -> (B, size) float64, by Box and Muller 1958.
+    """Standard normal noise for samples: (B,) ids -> (B, size), by Box and Muller 1958.
 
-    Every number is computed in float64 from its own counter, on the device, so that devices and
-    splits of a batch agree to rounding.
+    Every number is computed in float64 from its own counter, so that devices and splits of a batch
+    agree to rounding. `like` gives the result its type and device; float64 on the CPU without it.
     """
-    device = torch.device("cpu" if torch.device(device).type == "mps" else device)  # no float64
+    device = torch.device("cpu") if like is None or like.device.type == "mps" else like.device
     keys = torch.from_numpy(key(seed, epoch, NOISE, ids).view(np.int64)).to(device)
     pairs = (size + 1) // 2
     counters = torch.arange(1, 2 * pairs + 1, device=device, dtype=torch.int64) * _GOLDEN
@@ -30,7 +30,8 @@ def keyed_normal(
     unit = (bits.to(torch.float64) + 0.5) * 2.0**-53  # in (0, 1)
     radius = torch.sqrt(-2 * torch.log(unit[:, :pairs]))
     angle = 2 * torch.pi * unit[:, pairs:]
-    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)[:, :size]
+    noise = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)[:, :size]
+    return noise if like is None else noise.to(like.dtype).to(like.device)
 
 
 def interpolate(start: Tensor, end: Tensor, count: int) -> Tensor:

@@ -68,7 +68,7 @@ def evaluate(
     for batch in batches:
         parameter = next(model.parameters())
         images = batch_images(batch, parameter.device, parameter.dtype)
-        noise = keyed_normal(batch.ids, model.latent_dim, seed, EVALUATION, parameter.device)
+        noise = keyed_normal(batch.ids, model.latent_dim, seed, EVALUATION, like=images)
         sums = _sums(model, images, noise, config, scale)
         weights = torch.from_numpy(batch.weights).to(sums)
         part = (sums * weights[:, None]).sum(0)
@@ -83,7 +83,7 @@ def evaluate(
 def _sums(
     model: LatentModel, images: Tensor, noise: Tensor, config: LossConfig, scale: float
 ) -> Tensor:
-    """(B, 5 + 4 D) float64: count, psnr, ssim, nll, kl; KL, mean, mean^2, variance a dimension."""
+    """(B, 5 + 4 D): count, psnr, ssim, nll, kl; KL, mean, mean^2, variance a dimension."""
     mean, logvar = model.encode(images)
     mode = model.decode(mean)
     if logvar is None:
@@ -92,12 +92,13 @@ def _sums(
         z = reparameterise(mean, logvar, noise).to(mean.dtype)
         output, variance = VAEOutput(model.decode(z), mean, logvar), logvar.exp()
     terms = loss_terms(output, images, config, scale)
-    pixels, true = to_pixels(mode).double(), to_pixels(images).double()
+    exact = exact_dtype(images.device)
+    pixels, true = to_pixels(mode).to(exact), to_pixels(images).to(exact)
     columns = [torch.ones_like(terms.nll), psnr(pixels, true), ssim(pixels, true)]
     columns += [terms.nll, terms.kl]
-    each = torch.stack([column.double() for column in columns], dim=1)
+    each = torch.stack([column.to(exact) for column in columns], dim=1)
     per_dim = [terms.kl_per_dim, mean, mean.square(), variance]
-    return torch.cat([each, *(values.double() for values in per_dim)], dim=1)
+    return torch.cat([each, *(values.to(exact) for values in per_dim)], dim=1)
 
 
 def _evaluation(total: Tensor, dims: int, is_variational: bool) -> Evaluation:
@@ -118,6 +119,11 @@ def _evaluation(total: Tensor, dims: int, is_variational: bool) -> Evaluation:
         mean_std=float((of_mean + variance).clamp(min=0).sqrt().mean()),
         kl_per_dim=tuple(kl_per_dim.tolist()),
     )
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """What sums are taken in: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def psnr(pixels: Tensor, true: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
     Raises:
         UserError: naming every key that is unknown, missing, of a wrong type or out of range.
     """
-    tree = _read_toml(recipe)
+    tree = read_toml(recipe)
     for override in overrides or []:
         _override(tree, override)
     run = tree.setdefault("run", {})
@@ -72,7 +72,12 @@ def _compare(old: Part, new: Part, prefix: str) -> list[tuple[str, Any, Any]]:
     return found
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        UserError: it is missing, too large, or no TOML.
+    """
     try:
         if path.stat().st_size > 2**20:
             raise UserError(f"{path} is larger than a recipe can be (1 MiB)")

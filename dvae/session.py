@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import tomllib
 from datetime import timedelta
 
 import torch
@@ -16,13 +15,13 @@ from dvae.ema import Ema
 from dvae.errors import CheckpointError, UserError
 from dvae.files import write_bytes
 from dvae.losses import FIRST_SCALE, kl_weight, optimal_scale
-from dvae.metrics import Evaluation, evaluate
+from dvae.metrics import Evaluation, evaluate, exact_dtype
 from dvae.models.blocks import LatentModel
 from dvae.monitor import Monitor
 from dvae.networks import build
 from dvae.optim import make_optimizer
 from dvae.pictures import to_network
-from dvae.recipe import differences, parse_config, to_toml
+from dvae.recipe import differences, parse_config, read_toml, to_toml
 from dvae.streams import Streams
 from dvae.weights import About, export
 
@@ -93,7 +92,7 @@ def claim_folder(config: Config, accelerator: Accelerator, may_resume: bool) -> 
     if path.is_file():
         if not may_resume:
             raise UserError(f"{config.folder} exists: choose another run.name, or let it resume")
-        before = parse_config(tomllib.loads(path.read_text()), str(path))
+        before = parse_config(read_toml(path), str(path))
         differ = differences(before, config)
         if differ:
             raise UserError(
@@ -241,10 +240,9 @@ def beta(config: Config, step: int) -> float:
 
 
 def as_tensor(run: Run, values: list[float]) -> Tensor:
-    """A vector on the device, in float64 where it has that."""
+    """A vector on the device, to be summed over the processes."""
     device = run.accelerator.device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.tensor(values, dtype=dtype, device=device)
+    return torch.tensor(values, dtype=exact_dtype(device), device=device)
 
 
 def say(run: Run, line: str) -> None:

@@ -179,13 +179,12 @@ def forward_and_backward(run: Run, batch: Batch, count: float, weight: float) ->
         part = slice(start, start + size)
         micro = dataclasses.replace(batch, images=batch.images[part], flips=batch.flips[part])
         images = batch_images(micro, device, dtype, config.train.channels_last)
-        noise = keyed_normal(
-            batch.ids[part], run.bare.latent_dim, config.train.seed, batch.epoch, device
-        )
+        seed = config.train.seed
+        noise = keyed_normal(batch.ids[part], run.bare.latent_dim, seed, batch.epoch, like=images)
         weights = torch.from_numpy(batch.weights[part]).to(device)
         is_last = start + size >= len(batch.ids)
         with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
-            output = run.model(images, noise.to(device))
+            output = run.model(images, noise)
             terms = loss_terms(output, images, config.loss, run.scale)
             losses = (terms.nll + weight * terms.kl_paid) * weights
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
@@ -244,10 +243,11 @@ def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
         "loss": (totals.nll + totals.kl) / count,
         "nll": totals.nll / count,
         "kl": totals.kl / count,
-        "bits_per_dim": bits_per_dim(run.config, totals, count),
         "sigma": run.scale,
         "bad_samples": float(run.state.bad_samples),
     }
+    if run.bare.is_variational:
+        values["bits_per_dim"] = bits_per_dim(run.config, totals, count)
     run.monitor.scalars(values | also, run.state.step)
 
 

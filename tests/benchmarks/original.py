@@ -25,7 +25,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sample_quality import INSTALL, available, features, kernel_distance, pictures, train_features
+from sample_quality import (
+    INSTALL,
+    as_input,
+    available,
+    features,
+    kernel_distance,
+    pictures,
+    train_features,
+)
 from torch import Tensor
 from torch.nn import functional
 
@@ -38,7 +46,7 @@ from dvae.generate import reconstruct, sample
 from dvae.metrics import psnr, ssim
 from dvae.models.blocks import VAEOutput
 from dvae.models.dogvae import DogVAE
-from dvae.pictures import grid, mirrored, save_png, to_network, to_pixels
+from dvae.pictures import grid, mirrored, save_png, to_pixels
 from dvae.recipe import load_config
 from dvae.streams import Streams, open_streams
 from dvae.weights import Weights, load
@@ -199,11 +207,6 @@ def measure_dvae(weights: Weights, source: str, given: argparse.Namespace) -> Ro
     found = quality(samples, given)
     steps = weights.about.step
     return Row(name, steps, result.psnr, result.ssim, result.kl, result.mean_std, found)
-
-
-def as_input(images: Tensor) -> Tensor:
-    """(n, 3, H, W) uint8 -> [-1, 1], as dvae's networks and grids take it."""
-    return to_network(images.permute(0, 2, 3, 1), torch.device("cpu"), torch.float32)
 
 
 def sheet_of(images: Tensor, columns: int) -> Tensor:

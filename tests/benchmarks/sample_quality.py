@@ -1,15 +1,15 @@
-"""How like the training pictures are a network's samples? `kd_effnetlite0`, in a table with its floors.
+"""How like the training pictures are a network's samples? `kd_effnetlite0`, beside its floors.
 
     python tests/benchmarks/sample_quality.py WEIGHTS [WEIGHTS …] --train SHARDS --val SHARDS
 
 kd_effnetlite0 is 1000 times the unbiased squared distance of two sets of pictures under the cubic
-polynomial kernel (x.y / d + 1)^3 (Binkowski et al. 2018, "Demystifying MMD GANs", use this kernel) of
+polynomial kernel (x.y / d + 1)^3 (that of Binkowski et al. 2018, "Demystifying MMD GANs") of
 EfficientNet-Lite0's pooled features (d = 1280, pictures at 128 pixels). It isn't KID, which takes
 Inception's features: compare it with nothing but itself. 0 is the same distribution; it may be
 negative. The interval is of the draw of the pictures, not of the training's seed.
 
 Every picture is first brought to the weights' own size, so the floors are given for each size: what
-real pictures score, and what blur alone costs. The distance saturates: see what black pictures score.
+real pictures score, and what blur alone costs. The distance saturates: see the black pictures' row.
 """
 
 import argparse
@@ -49,9 +49,6 @@ class Distance(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.0f} [{self.low:.0f}, {self.high:.0f}]"
-
-
-Row = tuple[int, str, int, Distance]  # pixels, what it is, how many pictures, of them
 
 
 def available() -> bool:
@@ -143,54 +140,55 @@ def train_features(shards: Path, size: int, count: int) -> Tensor:
     return features(pictures(shards, "train", size, some(shards, "train", count)))
 
 
-def floors(train: Path, val: Path, size: int, count: int) -> list[Row]:
-    """What real pictures score, sharp and blurred."""
-    others = pictures(train, "train", size, some(train, "train", 2 * count)[count:])
+def as_input(images: Tensor) -> Tensor:
+    """(n, 3, H, W) uint8 -> [-1, 1], as dvae's networks and grids take it."""
+    return to_network(images.permute(0, 2, 3, 1), torch.device("cpu"), torch.float32)
+
+
+def floors(train: Path, val: Path, size: int, count: int) -> dict[str, Tensor]:
+    """Pictures of which none is a network's: what these score gives the others a meaning."""
     held_out = pictures(val, "val", size, some(val, "val", count))
     blurred = resized(resized(held_out, BLUR), size).round().clamp(0, 255).to(torch.uint8)
-    kinds = {
-        "other train pictures": others,
+    return {
+        "other train pictures": pictures(
+            train, "train", size, some(train, "train", 2 * count)[count:]
+        ),
         "val pictures": held_out,
         f"val pictures, blurred over {BLUR} px": blurred,
         "black pictures": torch.zeros_like(held_out),
     }
-    reference = train_features(train, size, count)
-    return [
-        (size, name, len(images), kernel_distance(features(images), reference))
-        for name, images in kinds.items()
-    ]
 
 
-def measure(weights: Weights, name: str, given: argparse.Namespace) -> list[Row]:
-    """What a network's samples and reconstructions score."""
-    size = weights.model.image_size
-    held_out = pictures(given.val, "val", size, some(given.val, "val", given.count))
-    planes = to_network(held_out.permute(0, 2, 3, 1), torch.device("cpu"), torch.float32)
-    kinds = {"reconstructions of val": to_pixels(reconstruct(weights, planes))}
+def made_by(weights: Weights, name: str, given: argparse.Namespace) -> dict[str, Tensor]:
+    """A network's reconstructions of val pictures, and its samples."""
+    held_out = pictures(
+        given.val, "val", weights.model.image_size, some(given.val, "val", given.count)
+    )
+    title = f"{name} (step {weights.about.step})"
+    made = {f"{title}: reconstructions of val": reconstruct(weights, as_input(held_out))}
     if weights.model.is_variational:
         drawn = sample(weights, given.count, given.seed, given.temperature)
-        kinds[f"samples at {given.temperature:g}"] = to_pixels(drawn)
-    reference = train_features(given.train, size, given.count)
-    title = f"{name} (step {weights.about.step})"
-    return [
-        (size, f"{title}: {kind}", len(images), kernel_distance(features(images), reference))
-        for kind, images in kinds.items()
-    ]
+        made[f"{title}: samples at {given.temperature:g}"] = drawn
+    return {kind: to_pixels(images) for kind, images in made.items()}
 
 
 def report(given: argparse.Namespace) -> None:
     """Measure everything and print the table."""
     network()
-    rows: list[Row] = []
+    sizes: dict[int, dict[str, Tensor]] = {}
     for source in given.weights:
         weights = load(source)
-        if weights.model.image_size not in {row[0] for row in rows}:
-            rows += floors(given.train, given.val, weights.model.image_size, given.count)
-        rows += measure(weights, source, given)
+        size = weights.model.image_size
+        if size not in sizes:
+            sizes[size] = floors(given.train, given.val, size, given.count)
+        sizes[size] |= made_by(weights, source, given)
     print(f"kd_effnetlite0 against {given.count} train pictures of {given.train}, 95 % interval\n")
     print("| pixels | pictures | n | kd_effnetlite0 |\n| --- | --- | --- | --- |")
-    for size, name, count, distance in sorted(rows, key=lambda row: row[0]):
-        print(f"| {size} | {name} | {count} | {distance} |")
+    for size, kinds in sorted(sizes.items()):
+        reference = train_features(given.train, size, given.count)
+        for name, images in kinds.items():
+            distance = kernel_distance(features(images), reference)
+            print(f"| {size} | {name} | {len(images)} | {distance} |", flush=True)
 
 
 def main() -> int:
