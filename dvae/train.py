@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -53,7 +54,7 @@ class Totals(NamedTuple):
     kl: float
     kl_paid: float
     broken: float  # processes whose gradient isn't finite
-    stop: float  # the number of a signal that a process was sent
+    stop: float  # processes that were asked to stop
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,17 +123,17 @@ def loop(run: Run, request: StopRequest) -> None:
             grad_norm = clip(run)
             totals = add_up(run, sums, grad_norm, request)
 
-            if is_finite(run, totals):
+            if count and is_finite(run, totals):
                 run.optimizer.step()
                 follow(run, totals, count)
-            else:
+            elif count:
                 guard(run, batch)
             run.optimizer.zero_grad()
             state.step += 1
 
             bar.update()
             run.monitor.count(config.train.global_batch_size, waited)
-            if state.step % config.train.log_every == 0:
+            if count and state.step % config.train.log_every == 0:
                 bar.set_postfix_str(f"{bits_per_dim(config, totals, count):.3f} bits/dim")
                 log(run, totals, count, {"beta": weight, "lr": rate, "grad_norm": grad_norm})
             improved = False
@@ -141,7 +142,7 @@ def loop(run: Run, request: StopRequest) -> None:
             if improved or state.step % config.train.save_every == 0:
                 save(run)
             if totals.stop:
-                request.signal = request.signal or int(totals.stop)
+                request.signal = request.signal or signal.SIGTERM
                 return
 
 
@@ -162,7 +163,7 @@ def count_good(run: Run, batch: Batch) -> float:
             f"data.max_bad={config.data.max_bad:g} allows: {config.folder / 'bad_samples.jsonl'} "
             "names them; pack the data again, or raise the limit"
         )
-    return max(good, 1.0)
+    return good
 
 
 def forward_and_backward(run: Run, batch: Batch, count: float, weight: float) -> Tensor:
@@ -188,7 +189,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, weight: float) ->
             terms = loss_terms(output, images, config.loss, run.scale)
             losses = (terms.nll + weight * terms.kl_paid) * weights
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
-            mean = losses.sum() * (accelerator.num_processes / (count * config.dims))
+            mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
             accelerator.backward(mean)
         each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid], dim=1).detach()
         sums += (each.to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
@@ -203,7 +204,7 @@ def clip(run: Run) -> float:
 
 def add_up(run: Run, sums: Tensor, grad_norm: float, request: StopRequest) -> Totals:
     """The sums over all processes, and what all of them must decide alike."""
-    flags = as_tensor(run, [float(not math.isfinite(grad_norm)), float(request.signal)])
+    flags = as_tensor(run, [float(not math.isfinite(grad_norm)), float(request.signal > 0)])
     return Totals(*run.accelerator.reduce(torch.cat([sums, flags]), "sum").tolist())
 
 

@@ -120,6 +120,13 @@ def test_evaluate_prints_a_table_and_writes_the_same_as_json(trained, shards, tm
     assert values["kl"] == pytest.approx(kept["kl"], rel=1e-4)
 
 
+def test_train_trains_and_passes_its_exit_code_on(recipe, train, capsys):
+    # `train` is asked for so that signals and Accelerate's state are put back afterwards.
+    assert main(["train", str(recipe), "train.steps=1"]) == 0
+    assert main(["train", str(recipe), "train.stepz=1"]) == 2
+    assert "did you mean 'train.steps'" in capsys.readouterr().err
+
+
 def test_evaluate_may_take_fewer_pictures(trained, shards, tmp_path):
     out = tmp_path / "e.json"
     assert main(["evaluate", str(trained), str(shards), "--images", "5", "--out", str(out)]) == 0

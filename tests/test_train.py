@@ -272,6 +272,33 @@ def test_too_many_bad_samples_end_the_run_with_a_report(recipe, train, shards, t
     assert "data.max_bad=0.01" in capsys.readouterr().err
 
 
+def test_a_run_without_a_good_sample_learns_nothing_and_breaks_nothing(
+    recipe, train, shards, tmp_path
+):
+    from dvae.data.index import find_split
+
+    count = int(find_split(shards, "train").counts.sum())
+    copy = spoiled(shards, tmp_path, range(count))
+    assert train(recipe, f"data.train={copy}", "data.max_bad=1", "train.steps=2") == 0
+    run = recipe.parent / "runs" / "tiny"
+    after = tensors(run, 2)
+    assert all(torch.isfinite(t).all() for t in after.values())
+    assert not any(name.startswith("optimizer/") for name in after)  # no step was taken
+    assert state(run, 2)["bad_samples"] == 32
+
+
+def test_a_damaged_recipe_of_a_run_is_told(recipe, train, trained, capsys):
+    (trained / "config.toml").write_text("[train\n")
+    assert train(recipe) == 2
+    assert "config.toml is not TOML" in capsys.readouterr().err
+
+
+def test_a_run_folder_that_cannot_be_made_is_told(recipe, train, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert train(recipe, f"run.dir={tmp_path / 'file'}") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def start(recipe, *overrides, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "dvae.train", str(recipe), *overrides]
