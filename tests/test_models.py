@@ -88,6 +88,15 @@ def test_upsampling_makes_no_checkerboard():
                     torch.testing.assert_close(out, out[:, :1, :1].expand_as(out))
 
 
+@pytest.mark.parametrize("patch_size", [2, 4])
+def test_a_new_decoder_shows_no_grid_of_patches(patch_size):
+    model = ResVAE(image_size=64, channels=(8, 16), latent_dim=4, patch_size=patch_size).eval()
+    with torch.no_grad():
+        out = model.decoder_head(torch.randn(1, 8, 1, 1).expand(1, 8, 16, 16))
+    inside = out[:, :, 8:-8, 8:-8]
+    torch.testing.assert_close(inside, inside[:, :, :1, :1].expand_as(inside))
+
+
 def test_gradient_checkpointing_changes_no_gradient():
     torch.manual_seed(0)
     plain = ResVAE(**SMALL)

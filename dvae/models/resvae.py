@@ -61,12 +61,11 @@ class ResVAE(LatentModel):
             nn.Linear(latent_dim, inner * grid * grid), nn.Unflatten(1, (inner, grid, grid))
         )
         self.decoder = nn.ModuleList(_decoder_stages(channels, num_res_blocks))
+        to_pixels = nn.Conv2d(channels[0], pixels, 3, padding=1)
         self.decoder_head = nn.Sequential(
-            nn.GroupNorm(GROUPS, channels[0]),
-            nn.SiLU(),
-            nn.Conv2d(channels[0], pixels, 3, padding=1),
-            nn.PixelShuffle(patch_size),
+            nn.GroupNorm(GROUPS, channels[0]), nn.SiLU(), to_pixels, nn.PixelShuffle(patch_size)
         )
+        start_smooth(to_pixels, patch_size)
         for head in (self.to_mean, self.to_logvar):
             nn.init.normal_(head.weight, std=HEAD_STD)
             nn.init.zeros_(head.bias)
@@ -94,6 +93,17 @@ class ResVAE(LatentModel):
             else:
                 h = stage(h)
         return h
+
+
+@torch.no_grad()
+def start_smooth(conv: nn.Conv2d, patch_size: int) -> None:
+    """Give all pixels of a patch the same weights, so that no grid shows at the start of training.
+
+    Aitken et al. 2017, "Checkerboard artifact free sub-pixel convolution" (ICNR).
+    """
+    for values in (conv.weight, conv.bias):
+        assert values is not None
+        values.copy_(values[:: patch_size**2].repeat_interleave(patch_size**2, dim=0))
 
 
 def _encoder_stages(channels: Sequence[int], blocks: int) -> list[nn.Module]:
