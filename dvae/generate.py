@@ -87,6 +87,8 @@ def encode_shards(weights: Weights, shards: Path, split: str, out: Path) -> int:
     OUT/latents.safetensors: ids (N,), mean (N, D) and, of a VAE, logvar (N, D); OUT/samples.jsonl: the
     shard, key and label of each row; OUT/manifest.json. Bad pictures have no row.
     """
+    if out.exists():
+        raise UserError(f"{out} exists: give the name of a new folder")
     reader = Reader(find_split(shards, split))
     pictures = Pictures(reader, weights.model.image_size)
     plan = evaluation_plan(len(reader), BATCH, 0, 1)

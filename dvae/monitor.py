@@ -82,8 +82,9 @@ class Monitor:
         lines = [
             interpolate(a, b, INTERPOLATIONS) for a, b in zip(mean[:-1], mean[1:], strict=True)
         ]
-        between = model.decode(torch.cat(lines[:4]))
-        self.writer.add_image("interpolations", grid(between, INTERPOLATIONS), step)
+        if lines:
+            between = model.decode(torch.cat(lines[:4]))
+            self.writer.add_image("interpolations", grid(between, INTERPOLATIONS), step)
         self.writer.flush()
 
     def text(self, recipe: str, state: dict[str, object], step: int) -> None:
