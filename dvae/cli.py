@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _add(commands, "evaluate", _evaluate, "measure on held-out shards")
     evaluate.add_argument("shards", type=Path)
     evaluate.add_argument("--split", default="val")
-    evaluate.add_argument("--images", type=int, default=0, help="how many; 0: all")
+    evaluate.add_argument("--images", type=_positive, default=0, help="how many; 0: all")
     evaluate.add_argument("--out", type=Path, help="a JSON file for the same figures")
     return parser
 

@@ -37,7 +37,7 @@ class ResVAEConfig(Part):
     """The residual VAE; see `dvae.models.resvae.ResVAE`."""
 
     name: Literal["resvae"]
-    image_size: Positive = 64  # pixels
+    image_size: int = Field(64, ge=11)  # pixels; SSIM looks through windows of 11
     channels: tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...] = (32, 64, 128, 192)
     latent_dim: Positive = 128
     num_res_blocks: Positive = 1
@@ -113,10 +113,12 @@ class TrainConfig(Part):
     steps: Positive
     global_batch_size: Positive  # over all processes and micro-batches
     micro_batch_size: Count = Field(0, json_schema_extra=FREE)  # 0: a process's share at once
-    seed: Count = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     channels_last: bool = Field(True, json_schema_extra=FREE)
-    guard: Literal["stop", "skip"] = "stop"  # what a loss that isn't finite does
+    guard: Literal["stop", "skip"] = Field(
+        "stop", json_schema_extra=FREE
+    )  # what a loss that isn't finite does
     log_every: Positive = Field(10, json_schema_extra=FREE)  # steps
     save_every: Positive = Field(500, json_schema_extra=FREE)
     keep: Positive = Field(2, json_schema_extra=FREE)  # checkpoints, besides the best

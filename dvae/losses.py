@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from dvae.config import LossConfig
-from dvae.models.blocks import VAEOutput
+from dvae.models.blocks import LOGVAR_RANGE, VAEOutput
 
 GREY_LEVELS = 127.5  # grey levels in one unit of a network's [-1, 1]
-LOGVAR_RANGE = (-10.0, 10.0)  # exp() stays finite in fp16 and away from 0
 FIRST_SCALE = 64.0  # grey levels, before any error was seen
 LEAST_SCALE = 12**-0.5  # grey levels: the standard deviation of rounding to 8 bits
 

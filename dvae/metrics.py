@@ -12,7 +12,7 @@ from dvae.config import LossConfig
 from dvae.data.batches import Batch
 from dvae.latents import keyed_normal
 from dvae.losses import loss_terms
-from dvae.models.blocks import LatentModel, VAEOutput, reparameterise
+from dvae.models.blocks import LOGVAR_RANGE, LatentModel, VAEOutput, reparameterise
 from dvae.pictures import batch_images, to_pixels
 
 ACTIVE_VARIANCE = 0.01  # of a dimension's posterior mean over the data (Burda et al. 2016)
@@ -90,7 +90,10 @@ def _sums(
         output, variance = VAEOutput(mode, mean, None), torch.zeros_like(mean)
     else:
         z = reparameterise(mean, logvar, noise).to(mean.dtype)
-        output, variance = VAEOutput(model.decode(z), mean, logvar), logvar.exp()
+        output, variance = (
+            VAEOutput(model.decode(z), mean, logvar),
+            logvar.clamp(*LOGVAR_RANGE).exp(),
+        )
     terms = loss_terms(output, images, config, scale)
     exact = exact_dtype(images.device)
     pixels, true = to_pixels(mode).to(exact), to_pixels(images).to(exact)

@@ -82,9 +82,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         if path.stat().st_size > 2**20:
             raise UserError(f"{path} is larger than a recipe can be (1 MiB)")
         return tomllib.loads(path.read_text("utf-8-sig"))
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"recipe {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
 
 
@@ -94,7 +96,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"{override!r} is not an override: write key=value, as in train.steps=100")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # a string needs no quotes on the command line
     *parents, last = dotted.split(".")
     for name in parents:

@@ -13,7 +13,7 @@ from dvae.checkpoint import Checkpoints, State, restore
 from dvae.config import Config
 from dvae.ema import Ema
 from dvae.errors import CheckpointError, UserError
-from dvae.files import write_bytes
+from dvae.files import damage, write_bytes
 from dvae.losses import FIRST_SCALE, kl_weight, optimal_scale
 from dvae.metrics import Evaluation, evaluate, exact_dtype
 from dvae.models.blocks import LatentModel
@@ -77,6 +77,13 @@ def start_accelerator(config: Config) -> Accelerator:
         )
     except ValueError as error:
         raise UserError(f"train.precision={precision} can't be used here: {error}") from None
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError("train.precision=fp16 needs an accelerator: take bf16 or fp32 on a CPU")
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError(
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set and would scale the gradient again: unset "
+            "it, and set train.micro_batch_size in the recipe"
+        )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise UserError(
@@ -89,7 +96,8 @@ def start_accelerator(config: Config) -> Accelerator:
 def claim_folder(config: Config, accelerator: Accelerator, may_resume: bool) -> None:
     """Write the run's recipe, or check that the run which is there has the same one."""
     path = config.folder / "config.toml"
-    if path.is_file():
+    started = any((config.folder / "checkpoints").glob("step-*"))
+    if path.is_file() and started:
         if not may_resume:
             raise UserError(f"{config.folder} exists: choose another run.name, or let it resume")
         before = parse_config(read_toml(path), str(path))
@@ -199,7 +207,7 @@ def measure(run: Run) -> bool:
     run.published.train(was_training)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
     say(run, f"step {state.step}: {shown}")
-    objective = result.nll + beta(config, config.train.steps) * result.kl
+    objective = result.nll + config.loss.beta * result.kl
     improved = state.best_loss is None or objective < state.best_loss
     if improved:
         state.best_step, state.best_loss = state.step, objective
@@ -213,12 +221,18 @@ def save(run: Run) -> None:
         if accelerator.scaler is not None:
             run.state.loss_scale = accelerator.scaler.state_dict()
         run.checkpoints.save(run.state, run.bare, run.ema, run.optimizer)
-        recipe = config.model_dump(mode="json", exclude={"run"})
-        about = About(
-            config.model, config.loss, run.scale, run.state.step, dict(run.metrics), recipe
-        )
-        export(config.folder / "weights", run.published, about)
+        publish(run)
+    elif accelerator.is_main_process and damage(config.folder / "weights"):
+        publish(run)  # an earlier life was killed before it came to this
     accelerator.wait_for_everyone()
+
+
+def publish(run: Run) -> None:
+    """Write the weights folder."""
+    config, step = run.config, run.state.step
+    recipe = config.model_dump(mode="json", exclude={"run"})
+    about = About(config.model, config.loss, run.scale, step, dict(run.metrics), recipe)
+    export(config.folder / "weights", run.published, about)
 
 
 def summary(result: Evaluation) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Being asked to stop: the step under way is finished and saved, then the run ends."""
 
 import ctypes
+import os
 import signal
 import sys
 from types import FrameType
@@ -11,7 +12,7 @@ PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 class StopRequest:
     """Remembers SIGINT and SIGTERM; a second SIGINT interrupts at once.
 
-    The launcher that started this process may be killed without telling it, so on Linux its death
+    Accelerate's launcher may be killed without telling this process, so under it, on Linux, its death
     counts as SIGTERM: a trainer isn't left running alone.
     """
 
@@ -19,7 +20,7 @@ class StopRequest:
         self.signal = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
-        if sys.platform == "linux":
+        if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -126,8 +126,8 @@ def loop(run: Run, request: StopRequest) -> None:
             if count and is_finite(run, totals):
                 run.optimizer.step()
                 follow(run, totals, count)
-            elif count:
-                guard(run, batch)
+            else:
+                leave_out(run, batch, count)
             run.optimizer.zero_grad()
             state.step += 1
 
@@ -214,16 +214,24 @@ def is_finite(run: Run, totals: Totals) -> bool:
     return not broken and math.isfinite(totals.nll + totals.kl)
 
 
-def guard(run: Run, batch: Batch) -> None:
-    """What the recipe says of a loss that isn't finite: stop here, or leave the step out."""
+def leave_out(run: Run, batch: Batch, count: float) -> None:
+    """Take no step: there was no good picture, or the loss isn't finite and the recipe says skip.
+
+    Raises:
+        NonFiniteError: the loss isn't finite and the recipe says stop.
+    """
+    if run.accelerator.scaler is not None:
+        run.accelerator.scaler.update()  # the gradients were unscaled: it waits for a step otherwise
+    if not count:
+        return
     if run.config.train.guard == "skip":
         say(run, f"step {run.state.step + 1} left out: its loss or gradient is not finite")
         return
     raise NonFiniteError(
         f"the loss or its gradient is not finite at step {run.state.step + 1} (epoch {batch.epoch}, "
-        f"samples {batch.ids[:8].tolist()} … on process {run.accelerator.process_index}): lower "
-        "optim.learning_rate, set optim.max_grad_norm, or leave such steps out with "
-        "train.guard=skip; the last checkpoint is whole"
+        f"samples {batch.ids[:8].tolist()} … on process {run.accelerator.process_index}): the "
+        "last checkpoint is whole: go on with train.guard=skip, or lower optim.learning_rate under "
+        "another run.name"
     )
 
 

@@ -184,3 +184,10 @@ def test_a_wrong_option_is_told_by_the_command_line(arguments, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_encode_never_replaces_a_folder(trained, shards, pictures, capsys):
+    before = sorted(pictures.rglob("*"))
+    assert main(["encode", str(trained), str(shards), str(pictures)]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert sorted(pictures.rglob("*")) == before

@@ -149,6 +149,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(recipe, train, trained, caps
         ("train.global_batch_size=1000", "fewer than train.global_batch_size=1000"),
         ("train.micro_batch_size=5", "train.micro_batch_size=5 doesn't divide"),
         ("train.precision=int8", "train.precision"),
+        ("train.precision=fp16", "needs an accelerator"),
+        ("model.image_size=8", "model.image_size=8"),
         ("model.latent=4", "did you mean 'model.latent_dim'"),
     ],
 )
@@ -195,10 +197,9 @@ def test_the_historical_networks_train(recipe, train, name):
         ["loss.likelihood=laplace"],
         ["loss.free_bits=0.1", "loss.schedule=cyclical", "loss.cycle_steps=4"],
         ["train.precision=bf16", "model.gradient_checkpointing=true"],
-        ["train.precision=fp16"],
         ["data.window=4", "optim.ema=0", "optim.max_grad_norm=0"],
     ],
-    ids=["laplace", "free bits", "bf16", "fp16", "windows"],
+    ids=["laplace", "free bits", "bf16", "windows"],
 )
 def test_options_train(recipe, train, overrides):
     assert train(recipe, *overrides) == 0
@@ -372,3 +373,28 @@ def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(recipe, train):
     assert train(recipe, *overrides, "run.name=killed") == 0
     assert equal(tensors(runs / "whole", 24), tensors(runs / "killed", 24))
     assert not list((runs / "killed" / "checkpoints").glob(".tmp-*"))
+
+
+def test_weights_that_are_missing_are_written_again(recipe, train, trained):
+    shutil.rmtree(trained / "weights")
+    assert train(recipe) == 0
+    assert (trained / "weights" / "manifest.json").is_file()
+
+
+def test_one_validation_picture_is_enough(recipe, train):
+    assert train(recipe, "eval.images=1", "train.steps=3") == 0
+
+
+def test_a_refused_start_does_not_claim_the_name(recipe, train, capsys):
+    text = recipe.read_text()
+    network = '[model]\nname = "dogvae"\n\n'
+    recipe.write_text(re.sub(r"\[model\].*?\n\n", network, text, flags=re.S))
+    assert train(recipe, "train.micro_batch_size=4") == 2
+    recipe.write_text(text)
+    assert train(recipe) == 0
+
+
+def test_accelerate_s_own_accumulation_is_refused(recipe, train, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert train(recipe) == 2
+    assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 GROUPS = 8  # channels are multiples of this
+LOGVAR_RANGE = (-10.0, 10.0)  # exp() stays finite in fp16 and away from 0
 
 
 class VAEOutput(NamedTuple):
@@ -46,7 +47,7 @@ def reparameterise(mean: Tensor, logvar: Tensor, noise: Tensor | None) -> Tensor
     """
     with torch.autocast(mean.device.type, enabled=False):
         dtype = torch.promote_types(mean.dtype, torch.float32)
-        mean, logvar = mean.to(dtype), logvar.to(dtype)
+        mean, logvar = mean.to(dtype), logvar.to(dtype).clamp(*LOGVAR_RANGE)
         drawn = torch.randn_like(mean) if noise is None else noise.to(dtype)
         return mean + torch.exp(0.5 * logvar) * drawn
 
