@@ -381,8 +381,14 @@ def test_weights_that_are_missing_are_written_again(recipe, train, trained):
     assert (trained / "weights" / "manifest.json").is_file()
 
 
-def test_one_validation_picture_is_enough(recipe, train):
-    assert train(recipe, "eval.images=1", "train.steps=3") == 0
+def test_one_validation_picture_is_enough(recipe, train, pictures, tmp_path):
+    from shards.pack import main
+
+    (tmp_path / "one").mkdir()
+    shutil.copy(next(pictures.rglob("*.png")), tmp_path / "one")
+    out = tmp_path / "one-shard"
+    assert main([str(tmp_path / "one"), str(out), "--size", "36", "--split", "val"]) == 0
+    assert train(recipe, f"data.val={out}", "train.steps=3") == 0
 
 
 def test_a_refused_start_does_not_claim_the_name(recipe, train, capsys):
