@@ -7,6 +7,7 @@ import pytest
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # the tests' sizes are the CPU's
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of tiny networks wait for each other
 
 ROOT = Path(__file__).parents[1]
 DOGS = ROOT.parent / "shared" / "dogs"  # real photographs, where they are
