@@ -29,12 +29,17 @@ class NonFiniteError(UserError):
 
 
 def exit_code_of(command: Callable[[], int | None]) -> int:
-    """Run a command; a `UserError` becomes one message on stderr and its exit code."""
+    """Run a command; a `UserError`, or a file that can't be used, becomes one message on stderr."""
     try:
         return command() or 0
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from dvae.data.batches import Loader, Pictures, evaluation_plan
 from dvae.data.index import find_split
 from dvae.data.reader import Reader
+from dvae.errors import UserError
 from dvae.files import write_json
 from dvae.metrics import Evaluation, evaluate
 from dvae.weights import Weights
@@ -52,6 +53,8 @@ def table(result: Evaluation) -> str:
 
 def report(weights: Weights, shards: Path, split: str, limit: int, out: Path | None) -> None:
     """Measure, print the table, and write the same as JSON where `out` is given."""
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise UserError(f"--out={out} can't be written: give a file's name in a folder that exists")
     result = evaluate_weights(weights, shards, split, limit)
     sys.stdout.write(table(result) + "\n")
     if out:

@@ -76,6 +76,11 @@ def pack(options: Options) -> None:
     if not listing.pictures:
         raise UserError(_nothing_found(options.source, listing))
     boxes = read_boxes(options.boxes, options.source) if options.boxes else None
+    if boxes and not any(boxes.find(found.name) for found in listing.pictures):
+        raise UserError(
+            f"--boxes {str(options.boxes)!r} names no picture of SOURCE: its column file is relative "
+            "to SOURCE or to the CSV's own folder"
+        )
     wanted = _options_of_the_bytes(options, listing, boxes)
     try:
         with locked(options.out):

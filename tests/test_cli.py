@@ -155,6 +155,8 @@ def test_a_plain_autoencoder_is_not_sampled(recipe, train, capsys):
         (["reconstruct", "{run}", "{run}/config.toml"], "is not a picture that can be used"),
         (["reconstruct", "{run}", "{run}/tensorboard"], "no picture in"),
         (["interpolate", "{run}", "a.jpg", "b.jpg"], "a.jpg cannot be read"),
+        (["evaluate", "{run}", "{shards}", "--out", "no/such/x.json"], "can't be written"),
+        (["evaluate", "{run}", "x" * 300], "File name too long"),
         (["encode", "{run}", "{shards}", "x", "--split", "test"], "no split 'test'"),
         (["sample", "{run}", "--out", "{run}"], "is a folder"),
         (["sample", "{run}", "--device", "nonsense"], "--device=nonsense"),

@@ -153,6 +153,26 @@ def test_a_folder_that_is_no_data_set_is_refused_with_the_remedy(copied, spoil, 
         read_splits(copied)
 
 
+@pytest.mark.parametrize("field", ["size", "offset", "json_size"])
+def test_an_index_that_points_past_its_shard_is_refused(copied, field):
+    import dataclasses
+    import json
+
+    from dvae.data.index import read_index, write_index
+
+    split = find_split(copied, "train")
+    rows = read_index(copied, split.shards[0])
+    rows[field][0] = 2**62
+    digest = write_index(copied / split.shards[0].index_name, rows)
+    with pytest.raises(UserError, match="points past the end"):
+        read_index(copied, dataclasses.replace(split.shards[0], index_sha256=digest))
+    value = json.loads((copied / "manifest.json").read_text())
+    value["splits"]["train"][0]["bytes"] = "abc"
+    (copied / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(UserError, match="lacks an entry"):
+        read_splits(copied)
+
+
 def test_an_index_that_is_not_the_manifest_s_is_refused(copied):
     flip_bit(copied / "train-000000.index.npy", 200)
     with pytest.raises(UserError, match="shards.index"):

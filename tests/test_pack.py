@@ -238,3 +238,10 @@ def test_real_photographs_are_cropped_to_their_boxes(tmp_path):
         assert Image.open(io.BytesIO(data)).size == (about["width"], about["height"])
         assert min(about["width"], about["height"]) == 64
     assert manifest(out)["about"]["counts"]["rejected"] == 0
+
+
+def test_boxes_that_name_no_picture_are_refused(pictures, tmp_path, capsys):
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("file,x0,y0,x1,y1\nnosuch.jpg,0,0,10,10\n")
+    assert main([str(pictures), str(tmp_path / "out"), "--boxes", str(boxes)]) == 2
+    assert "names no picture of SOURCE" in capsys.readouterr().err

@@ -100,6 +100,10 @@ def read_index(folder: Path, shard: Shard) -> np.ndarray:
     rows = np.load(io.BytesIO(data), allow_pickle=False)
     if rows.dtype != SAMPLE or len(rows) != shard.samples:
         raise UserError(f"{path} holds {len(rows)} rows, not {shard.samples}: {_remedy(folder)}")
+    ends = np.maximum(rows["offset"] + rows["size"], rows["json_offset"] + rows["json_size"])
+    largest = max(rows["size"].max(initial=0), rows["json_size"].max(initial=0))
+    if max(ends.max(initial=0), largest) > shard.bytes:
+        raise UserError(f"{path} points past the end of {shard.name}: {_remedy(folder)}")
     return rows
 
 
@@ -138,8 +142,12 @@ def read_splits(folder: Path) -> dict[str, Split]:
             str(name): Split(folder, str(name), tuple(_shard(s, folder) for s in shards))
             for name, shards in value["splits"].items()
         }
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder / MANIFEST} lacks an entry: {_remedy(folder)}") from None
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+        raise UserError(
+            f"{folder / MANIFEST} lacks an entry, or has a wrong one: {_remedy(folder)}"
+        ) from None
 
 
 def find_split(folder: Path, name: str) -> Split:
@@ -180,7 +188,7 @@ def _shard(value: dict[str, Any], folder: Path) -> Shard:
         samples=int(value["samples"]),
         index_sha256=str(value["index_sha256"]),
     )
-    if PurePath(shard.name).name != shard.name or shard.samples < 0:
+    if PurePath(shard.name).name != shard.name or not 0 <= shard.samples < 2**40:
         raise UserError(f"{folder / MANIFEST} names a shard {shard.name!r}: not a plain file name")
     return shard
 
