@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
+from dvae.data.formats import MAX_PIXELS
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 FREE: JsonDict = {
@@ -71,7 +73,7 @@ class DataConfig(Part):
     crop_min: float = Field(1.0, gt=0, le=1)  # least side of the random crop, of the shorter side
     flip: bool = True  # mirror half of the pictures
     max_bad: float = Field(0.01, ge=0, le=1)  # share of bad samples past which the run stops
-    max_pixels: Positive = 64_000_000
+    max_pixels: Positive = MAX_PIXELS
     verify: bool = Field(True, json_schema_extra=FREE)  # check every picture's CRC-32
     threads: Count = Field(0, json_schema_extra=FREE)  # that decode; 0: one a core
     ahead: Positive = Field(4, json_schema_extra=FREE)  # batches decoded before they are wanted

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dvae.data.batches import Loader, Pictures, evaluation_plan
 from dvae.data.decode import Crop, decode
+from dvae.data.formats import MAX_PIXELS, SUFFIXES
 from dvae.data.index import find_split
 from dvae.data.reader import BadSample, Picture, Reader
 from dvae.errors import UserError
@@ -19,9 +20,7 @@ from dvae.latents import interpolate
 from dvae.pictures import batch_images, grid, to_network
 from dvae.weights import Weights
 
-MAX_PIXELS = 64_000_000  # of a picture that is read
 BATCH = 64  # pictures decoded or encoded at a time
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @torch.no_grad()

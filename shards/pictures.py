@@ -3,17 +3,8 @@
 A JPEG, PNG or WebP stays untouched, byte for byte, when nothing asks for a change: it's upright, its
 mode is RGB or gray of 8 bits, it holds one frame, the box (if any) is the whole picture, and its
 shorter side is at most `size`. It's still decoded to its end, so that what is packed is whole. What
-has to change is decoded, turned upright, brought to RGB, cropped, resized and encoded as JPEG (4:4:4).
-
-    found in the file                      becomes RGB by
-    RGB, YCbCr; 16 bits a colour           itself; the upper 8 bits
-    gray, 1 bit                            the gray value three times
-    16-bit gray (I;16)                     value / 257, rounded
-    palette                                its colours
-    transparency (RGBA, LA, PA, tRNS)      composing over white
-    CMYK, YCCK                             Pillow's conversion, no ink profile
-    animation, several pages               the first frame or page
-    32-bit integers, floats, Lab, HSV      rejected: no fixed range or meaning
+has to change is decoded, turned upright, brought to RGB (`dvae.data.formats` says how), cropped,
+resized and encoded as JPEG (4:4:4).
 
 Colour profiles (ICC) aren't applied. Formats: JPEG (MPO too), PNG, WebP, BMP, GIF, TIFF, told by the
 bytes, never by the name. Nothing is read with `LOAD_TRUNCATED_IMAGES`.
@@ -24,9 +15,7 @@ import io
 import logging
 import os
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
@@ -34,31 +23,11 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from dvae.data.formats import FORMATS, MAX_PIXELS, UNREADABLE, UnknownColours, to_rgb
 from shards.geometry import Box, BoxError, plan, resized, turned, upright_size
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-MAX_PIXELS = 64_000_000  # of a picture's header; more is rejected before decoding
 _KEPT = {"PNG": "png", "WEBP": "webp"}  # format -> extension, beside JPEG
 SUBSAMPLING = "444"  # at 64 pixels 2.6 dB better than 4:2:0 in the mean, 6 at worst; 22 % larger
-
-# What Pillow and simplejpeg are known to raise on bad bytes.
-DECODE_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    ZeroDivisionError,
-    MemoryError,
-    RuntimeError,  # NotImplementedError and RecursionError too
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 class PictureError(Exception):
@@ -122,9 +91,11 @@ def prepare(data: bytes, box: Box | None, size: int | None, quality: int) -> Pre
         raise PictureError(f"too many pixels: more than {MAX_PIXELS}") from None
     except BoxError as error:
         raise PictureError(f"box outside the picture or empty: {error}") from None
+    except UnknownColours as error:
+        raise PictureError(f"unknown colours: {error}") from None
     except MemoryError:
         raise PictureError("too little memory: to decode it") from None
-    except DECODE_ERRORS as error:
+    except UNREADABLE as error:
         raise PictureError(f"damaged: {_reason(error)}") from None
 
 
@@ -132,7 +103,7 @@ def orientation_of(image: Image.Image) -> int:
     """EXIF orientation 1 … 8 of an opened picture; 1 (upright) if it names none or nonsense."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except DECODE_ERRORS:
+    except UNREADABLE:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -141,11 +112,10 @@ def stored_orientation(data: bytes) -> int:
     """EXIF orientation 1 … 8 of a picture's bytes; 1 if they name none or can't be read."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            is_small = (
-                image.width * image.height <= MAX_PIXELS
-            )  # a PNG's may stand after its pixels
+            # A PNG's may stand after its pixels, which are decoded to reach it.
+            is_small = image.width * image.height <= MAX_PIXELS
             return orientation_of(image) if is_small else 1
-    except DECODE_ERRORS:
+    except UNREADABLE:
         return 1
 
 
@@ -185,26 +155,6 @@ def _prepare_other(
         return Prepared(data, extension, *image.size)
     upright = turned(to_rgb(image), orientation)
     return _encode(resized(upright, made, 1, orientation), quality)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded picture in RGB, as the table at the top says.
-
-    Raises:
-        PictureError: a mode without a defined conversion.
-    """
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif image.has_transparency_data:
-        seen = image.convert("RGBA")
-        white = Image.new("RGBA", seen.size, "white")
-        return Image.alpha_composite(white, seen).convert("RGB")
-    elif image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
-        raise PictureError(f"unknown colours: mode {image.mode} has no defined conversion to RGB")
-    return image.convert("RGB")
 
 
 def _encode(image: Image.Image, quality: int) -> Prepared:

@@ -87,6 +87,17 @@ def test_every_jpeg_mode_becomes_rgb(mode):
     assert psnr(decoded(data, 32), by_pillow(data, 32)) > 38
 
 
+def test_16_bit_gray_is_read_as_it_is_packed():
+    from shards.pictures import prepare
+
+    values = np.linspace(0, 65535, 40 * 40).astype(np.uint16).reshape(40, 40)
+    data = encoded(Image.fromarray(values), "PNG")
+    read = decoded(data, 40).astype(int)
+    packed = decoded(prepare(data, None, None, 100).data, 40).astype(int)
+    assert np.abs(read - (values[:, :, None] / 257)).max() <= 0.51
+    assert np.abs(read - packed).mean() < 2
+
+
 def test_transparent_pixels_become_white():
     image = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
     assert (decoded(encoded(image, "PNG"), 20) == 255).all()

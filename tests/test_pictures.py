@@ -8,8 +8,8 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
+from dvae.data.formats import MAX_PIXELS
 from shards.pictures import (
-    MAX_PIXELS,
     SUBSAMPLING,
     PictureError,
     prepare,

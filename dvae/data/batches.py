@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dvae.data.decode import Crop, decode
+from dvae.data.formats import MAX_PIXELS
 from dvae.data.order import CROP, FLIP, Order, share, uniform
 from dvae.data.reader import BadSample, Place, Reader
 
@@ -61,7 +62,7 @@ class Pictures:
     flip: bool = False
     random_place: bool = False
     seed: int = 0
-    max_pixels: int = 64_000_000
+    max_pixels: int = MAX_PIXELS
 
     def crops(self, ids: np.ndarray, epoch: int) -> list[Crop]:
         """One crop a sample; the centre, unless the place is drawn."""

@@ -5,8 +5,6 @@ largest reduction that leaves 1.4 times the wanted size; everything else through
 """
 
 import io
-import struct
-import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -15,28 +13,12 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional
 
+from dvae.data.formats import FORMATS, UNREADABLE, to_rgb
 from dvae.data.reader import BadSample, Picture
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # what Pillow may open, whatever the name
 MARGIN = 1.4  # a scaled decode keeps at least so many times the wanted pixels
 SCALES = (4, 2)  # 1/4 and 1/2
 JPEG_MAGIC = b"\xff\xd8\xff"
-# What Pillow's and libjpeg-turbo's readers are known to raise on bytes that are no picture.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 class Crop(NamedTuple):
@@ -101,12 +83,7 @@ def _square(width: int, height: int, crop: Crop) -> tuple[int, int, int]:
 def _by_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_pixels(image.width, image.height, max_pixels)
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-            layers = upright.convert("RGBA")
-            white = Image.new("RGBA", layers.size, "white")
-            upright = Image.alpha_composite(white, layers)
-        return np.array(upright.convert("RGB"))
+        return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
