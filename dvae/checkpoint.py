@@ -100,9 +100,9 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def _prune(self, state: State) -> None:
-        steps = list(self.names())
-        kept = {*steps[-self.keep :], state.step, state.best_step}
-        for step, path in self.names().items():
+        found = self.names()
+        kept = {*list(found)[-self.keep :], state.step, state.best_step}
+        for step, path in found.items():
             if step not in kept:
                 doomed = path.with_name(f"{TEMPORARY}{path.name}")
                 path.rename(doomed)  # never half a checkpoint under its name

@@ -5,8 +5,14 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dvae.errors import UserError, exit_code_of
+
+if TYPE_CHECKING:  # torch is imported by the commands that need it: --help answers at once
+    from torch import Tensor
+
+    from dvae.weights import Weights
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,7 +138,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     report(_load(given), given.shards, given.split, given.images, given.out)
 
 
-def _load(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # torch is imported late
+def _load(given: argparse.Namespace) -> "Weights":
     from dvae.weights import load, resolve_device
 
     weights = load(given.weights)
@@ -140,7 +146,7 @@ def _load(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # torch i
     return weights
 
 
-def _write(sheet, path: Path) -> None:  # type: ignore[no-untyped-def]
+def _write(sheet: "Tensor", path: Path) -> None:
     from dvae.pictures import save_png
 
     if path.is_dir():

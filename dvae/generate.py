@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from dvae.data.batches import Loader, Pictures, evaluation_plan
+from dvae.data.batches import Loader, Pictures, evaluation_plan, first_batch
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS, SUFFIXES
 from dvae.data.index import find_split
@@ -70,13 +70,16 @@ def pictures_of(weights: Weights, sources: list[Path], count: int) -> Tensor:
 def sheet_of_reconstructions(weights: Weights, images: Tensor, columns: int) -> Tensor:
     """Rows of inputs, each over the row of their reconstructions: (3, h, w) uint8."""
     decoded = reconstruct(weights, images)
+    columns = min(columns, len(images))
     rows = []
     for start in range(0, len(images), columns):
         for pictures in (images, decoded):
             row = pictures[start : start + columns]
-            blank = torch.ones(columns - len(row), *row.shape[1:])
-            rows.append(torch.cat([row.cpu(), blank]) if len(images) > columns else row.cpu())
-    return grid(torch.cat(rows), min(columns, len(images)))
+            rows += [
+                row,
+                torch.ones(columns - len(row), *row.shape[1:]),
+            ]  # white fills the last row
+    return grid(torch.cat(rows), columns)
 
 
 @torch.no_grad()
@@ -148,9 +151,7 @@ def _network_input(weights: Weights, files: list[Path]) -> Tensor:
 def _of_shards(weights: Weights, folder: Path, count: int) -> Tensor:
     reader = Reader(find_split(folder, "val"))
     pictures = Pictures(reader, weights.model.image_size)
-    plan = evaluation_plan(min(count, len(reader)), min(count, len(reader)), 0, 1)
-    with Loader(plan, pictures, ahead=1) as batches:
-        batch = next(batches)
+    batch = first_batch(pictures, count)
     images = batch_images(batch, torch.device("cpu"), torch.float32)
     return images[torch.from_numpy(batch.weights > 0)]
 

@@ -47,22 +47,22 @@ def loss_terms(
         error = absolute_error(output.reconstruction, images)
         nll = laplace_nll(error, scale, dims)
     if output.logvar is None:
-        per_dim = torch.zeros_like(output.mean)
+        per_dim, free_bits = torch.zeros_like(output.mean), 0.0
     else:
-        per_dim = kl_per_dim(output.mean, output.logvar)
-    kl_paid = with_free_bits(per_dim, config.free_bits if output.logvar is not None else 0)
+        per_dim, free_bits = kl_per_dim(output.mean, output.logvar), config.free_bits
+    kl_paid = with_free_bits(per_dim, free_bits)
     return LossTerms(error, nll, per_dim.sum(1), kl_paid, per_dim)
 
 
-def optimal_scale(mean_error: Tensor, likelihood: str) -> Tensor:
+def optimal_scale(mean_error: float, likelihood: str) -> float:
     """The scale under which an error is likeliest, in grey levels.
 
     Args:
         mean_error: of one number of a picture, squared (Gaussian) or absolute (Laplace).
         likelihood: "gaussian" or "laplace".
     """
-    scale = mean_error.sqrt() if likelihood == "gaussian" else mean_error
-    return scale.clamp(min=LEAST_SCALE)
+    scale = math.sqrt(mean_error) if likelihood == "gaussian" else mean_error
+    return max(scale, LEAST_SCALE)
 
 
 def squared_error(reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -133,17 +133,17 @@ def with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
     return kl.clamp(min=free_bits).sum(1) if free_bits else kl.sum(1)
 
 
-def kl_weight(step: int, beta: float, schedule: str, warmup_steps: int, cycle_steps: int) -> float:
+def kl_weight(step: int, config: LossConfig) -> float:
     """The weight of the KL term at a step (0-based).
 
     `constant`: beta. `linear`: 0 to beta over `warmup_steps` (Bowman et al. 2016). `cyclical`: every
     `cycle_steps` steps anew from 0 to beta over the first half (Fu et al. 2019).
     """
-    if schedule == "linear" and warmup_steps:
-        return beta * min(1.0, step / warmup_steps)
-    if schedule == "cyclical":
-        return beta * min(1.0, 2 * (step % cycle_steps) / cycle_steps)
-    return beta
+    if config.schedule == "linear" and config.warmup_steps:
+        return config.beta * min(1.0, step / config.warmup_steps)
+    if config.schedule == "cyclical":
+        return config.beta * min(1.0, 2 * (step % config.cycle_steps) / config.cycle_steps)
+    return config.beta
 
 
 def _error(reconstruction: Tensor, images: Tensor) -> Tensor:

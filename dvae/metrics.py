@@ -41,6 +41,17 @@ class Evaluation:
         """The negative evidence lower bound, nats per image."""
         return self.nll + self.kl
 
+    def summary(self) -> dict[str, float]:
+        """What is said of an evaluation in a line and on the model card."""
+        chosen = {
+            "psnr": self.psnr,
+            "ssim": self.ssim,
+            "bits_per_dim": self.bits_per_dim,
+            "kl": self.kl,
+            "active_units": float(self.active_units),
+        }
+        return {name: value for name, value in chosen.items() if value is not None}
+
 
 @torch.no_grad()
 def evaluate(
@@ -64,7 +75,6 @@ def evaluate(
     was_training = model.training
     model.eval()
     total: Tensor | None = None
-    dims = 1
     for batch in batches:
         parameter = next(model.parameters())
         images = batch_images(batch, parameter.device, parameter.dtype)
@@ -73,10 +83,10 @@ def evaluate(
         weights = torch.from_numpy(batch.weights).to(sums)
         part = (sums * weights[:, None]).sum(0)
         total = part if total is None else total + part
-        dims = images[0].numel()
     model.train(was_training)
     if total is None:
         raise ValueError("evaluate needs at least one batch")
+    dims = 3 * model.image_size**2
     return _evaluation(reduce(total), dims, model.is_variational)
 
 
@@ -90,10 +100,8 @@ def _sums(
         output, variance = VAEOutput(mode, mean, None), torch.zeros_like(mean)
     else:
         z = reparameterise(mean, logvar, noise).to(mean.dtype)
-        output, variance = (
-            VAEOutput(model.decode(z), mean, logvar),
-            logvar.clamp(*LOGVAR_RANGE).exp(),
-        )
+        output = VAEOutput(model.decode(z), mean, logvar)
+        variance = logvar.clamp(*LOGVAR_RANGE).exp()
     terms = loss_terms(output, images, config, scale)
     exact = exact_dtype(images.device)
     pixels, true = to_pixels(mode).to(exact), to_pixels(images).to(exact)

@@ -14,8 +14,8 @@ from dvae.config import Config
 from dvae.ema import Ema
 from dvae.errors import CheckpointError, UserError
 from dvae.files import damage, write_bytes
-from dvae.losses import FIRST_SCALE, kl_weight, optimal_scale
-from dvae.metrics import Evaluation, evaluate, exact_dtype
+from dvae.losses import FIRST_SCALE, optimal_scale
+from dvae.metrics import evaluate, exact_dtype
 from dvae.models.blocks import LatentModel
 from dvae.monitor import Monitor
 from dvae.networks import build
@@ -59,8 +59,7 @@ class Run:
             return self.config.loss.scale
         if self.state.mean_error is None:
             return FIRST_SCALE
-        error = torch.tensor(self.state.mean_error, dtype=torch.float64)
-        return float(optimal_scale(error, self.config.loss.likelihood))
+        return optimal_scale(self.state.mean_error, self.config.loss.likelihood)
 
 
 def start_accelerator(config: Config) -> Accelerator:
@@ -70,7 +69,7 @@ def start_accelerator(config: Config) -> Accelerator:
         UserError: it isn't, or the device doesn't know the precision.
     """
     precision = config.train.precision
-    mixed = {"bf16": "bf16", "fp16": "fp16"}.get(precision, "no")
+    mixed = precision if precision in ("bf16", "fp16") else "no"
     try:
         accelerator = Accelerator(
             mixed_precision=mixed, kwargs_handlers=[InitProcessGroupKwargs(timeout=PEER_TIMEOUT)]
@@ -197,7 +196,7 @@ def measure(run: Run) -> bool:
             config.train.seed,
             lambda sums: accelerator.reduce(sums.to(accelerator.device), "sum"),
         )
-    run.metrics = summary(result)
+    run.metrics = result.summary()
     run.monitor.evaluation(result, state.step)
     generator = torch.Generator().manual_seed(FIXED_SEED)
     z = torch.randn(config.eval.grid**2, run.bare.latent_dim, generator=generator)
@@ -233,24 +232,6 @@ def publish(run: Run) -> None:
     recipe = config.model_dump(mode="json", exclude={"run"})
     about = About(config.model, config.loss, run.scale, step, dict(run.metrics), recipe)
     export(config.folder / "weights", run.published, about)
-
-
-def summary(result: Evaluation) -> dict[str, float]:
-    """What is said of an evaluation in a line, a table and the model card."""
-    chosen = {
-        "psnr": result.psnr,
-        "ssim": result.ssim,
-        "bits_per_dim": result.bits_per_dim,
-        "kl": result.kl,
-        "active_units": float(result.active_units),
-    }
-    return {name: value for name, value in chosen.items() if value is not None}
-
-
-def beta(config: Config, step: int) -> float:
-    """The weight of the KL term at a step."""
-    loss = config.loss
-    return kl_weight(step, loss.beta, loss.schedule, loss.warmup_steps, loss.cycle_steps)
 
 
 def as_tensor(run: Run, values: list[float]) -> Tensor:

@@ -1,6 +1,5 @@
 """From a recipe's `data` part to this process's batches."""
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from dvae.data.batches import (
     Loader,
     Pictures,
     evaluation_plan,
+    first_batch,
     training_plan,
 )
 from dvae.data.index import Split, find_split, read_splits
@@ -45,10 +45,7 @@ class Streams:
 
     def fixed(self, count: int) -> torch.Tensor:
         """The first validation pictures, (n, S, S, 3) uint8, as every grid shows them."""
-        count = min(count, len(self.held_out.reader))
-        plan = itertools.islice(evaluation_plan(count, count, 0, 1), 1)
-        with Loader(plan, self.held_out, threads=1, ahead=1) as loader:
-            return next(loader).images
+        return first_batch(self.held_out, count).images
 
 
 def open_streams(config: Config, world_size: int) -> Streams:

@@ -7,8 +7,6 @@ so a run that is resumed is the run that wasn't interrupted.
 
 import argparse
 import contextlib
-import dataclasses
-import json
 import math
 import signal
 import sys
@@ -25,14 +23,13 @@ from dvae.data.batches import Batch
 from dvae.errors import DataError, NonFiniteError, exit_code_of
 from dvae.files import locked
 from dvae.latents import keyed_normal
-from dvae.losses import loss_terms
+from dvae.losses import kl_weight, loss_terms
 from dvae.optim import learning_rate, set_learning_rate
 from dvae.pictures import batch_images
 from dvae.recipe import load_config
 from dvae.session import (
     Run,
     as_tensor,
-    beta,
     claim_folder,
     measure,
     save,
@@ -52,7 +49,6 @@ class Totals(NamedTuple):
     error: float
     nll: float  # nats
     kl: float
-    kl_paid: float
     broken: float  # processes whose gradient isn't finite
     stop: float  # processes that were asked to stop
 
@@ -118,8 +114,8 @@ def loop(run: Run, request: StopRequest) -> None:
             count = count_good(run, batch)
             rate = learning_rate(state.step, config.optim, config.train.steps)
             set_learning_rate(run.optimizer, rate)
-            weight = beta(config, state.step)
-            sums = forward_and_backward(run, batch, count, weight)
+            beta = kl_weight(state.step, config.loss)
+            sums = forward_and_backward(run, batch, count, beta)
             grad_norm = clip(run)
             totals = add_up(run, sums, grad_norm, request)
 
@@ -135,7 +131,7 @@ def loop(run: Run, request: StopRequest) -> None:
             run.monitor.count(config.train.global_batch_size, waited)
             if count and state.step % config.train.log_every == 0:
                 bar.set_postfix_str(f"{bits_per_dim(config, totals, count):.3f} bits/dim")
-                log(run, totals, count, {"beta": weight, "lr": rate, "grad_norm": grad_norm})
+                log(run, totals, count, {"beta": beta, "lr": rate, "grad_norm": grad_norm})
             improved = False
             if state.step % config.eval.every == 0 or state.step == config.train.steps:
                 improved = measure(run)
@@ -154,7 +150,7 @@ def count_good(run: Run, batch: Batch) -> float:
     """
     config, state = run.config, run.state
     good = float(run.accelerator.reduce(as_tensor(run, [float(batch.weights.sum())]), "sum")[0])
-    note_bad(config.folder, batch)
+    batch.append_bad(config.folder / "bad_samples.jsonl")
     state.bad_samples += config.train.global_batch_size - round(good)
     seen = max((state.step + 1) * config.train.global_batch_size, run.streams.order.samples)
     if state.bad_samples > config.data.max_bad * seen:
@@ -166,32 +162,30 @@ def count_good(run: Run, batch: Batch) -> float:
     return good
 
 
-def forward_and_backward(run: Run, batch: Batch, count: float, weight: float) -> Tensor:
+def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> Tensor:
     """Gradients of the mean loss of the global batch, in nats per number of a picture.
 
     Returns:
-        This process's sums of error, nll, kl and kl_paid: (4,) float64.
+        This process's sums of error, nll and kl: (3,) float64.
     """
     config, accelerator = run.config, run.accelerator
     device, dtype = accelerator.device, next(run.bare.parameters()).dtype
-    size = config.train.micro_batch_size or len(batch.ids)
-    sums = as_tensor(run, [0.0] * 4)
+    size, seed = config.train.micro_batch_size or len(batch.ids), config.train.seed
+    sums = as_tensor(run, [0.0] * 3)
     for start in range(0, len(batch.ids), size):
-        part = slice(start, start + size)
-        micro = dataclasses.replace(batch, images=batch.images[part], flips=batch.flips[part])
+        micro = batch.part(slice(start, start + size))
         images = batch_images(micro, device, dtype, config.train.channels_last)
-        seed = config.train.seed
-        noise = keyed_normal(batch.ids[part], run.bare.latent_dim, seed, batch.epoch, like=images)
-        weights = torch.from_numpy(batch.weights[part]).to(device)
+        noise = keyed_normal(micro.ids, run.bare.latent_dim, seed, micro.epoch, like=images)
+        weights = torch.from_numpy(micro.weights).to(device)
         is_last = start + size >= len(batch.ids)
         with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
             output = run.model(images, noise)
             terms = loss_terms(output, images, config.loss, run.scale)
-            losses = (terms.nll + weight * terms.kl_paid) * weights
+            losses = (terms.nll + beta * terms.kl_paid) * weights
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
             mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
             accelerator.backward(mean)
-        each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid], dim=1).detach()
+        each = torch.stack([terms.error, terms.nll, terms.kl], dim=1).detach()
         sums += (each.to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
     return sums
 
@@ -258,19 +252,6 @@ def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
     if run.bare.is_variational:
         values["bits_per_dim"] = bits_per_dim(run.config, totals, count)
     run.monitor.scalars(values | also, run.state.step)
-
-
-def note_bad(folder: Path, batch: Batch) -> None:
-    """Append this process's bad samples to the run's list."""
-    if not batch.bad:
-        return
-    where = {"epoch": batch.epoch, "step": batch.step}
-    lines = [
-        json.dumps({**where, "sample": bad.sample, **vars(bad.place), "reason": bad.reason}) + "\n"
-        for bad in batch.bad
-    ]
-    with (folder / "bad_samples.jsonl").open("a") as file:
-        file.write("".join(lines))  # one write: lines of several processes don't mix
 
 
 def bits_per_dim(config: Config, totals: Totals, count: float) -> float:

@@ -1,6 +1,7 @@
 """Small real shards and a small recipe that the tests share."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,12 @@ def recipe(shards, tmp_path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(RECIPE.format(shards=shards, runs=tmp_path / "runs"))
     return path
+
+
+def give_network(recipe: Path, name: str) -> None:
+    """Let a recipe train another network, with its defaults."""
+    network = f'[model]\nname = "{name}"\n\n'
+    recipe.write_text(re.sub(r"\[model\].*?\n\n", network, recipe.read_text(), flags=re.S))
 
 
 @pytest.fixture

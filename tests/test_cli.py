@@ -12,6 +12,8 @@ from dvae.cli import main
 from dvae.data.index import find_split
 from dvae.weights import load
 
+from .conftest import give_network
+
 
 def pixels(path):
     with Image.open(path) as image:
@@ -134,11 +136,7 @@ def test_evaluate_may_take_fewer_pictures(trained, shards, tmp_path):
 
 
 def test_a_plain_autoencoder_is_not_sampled(recipe, train, capsys):
-    import re
-
-    text = recipe.read_text()
-    network = '[model]\nname = "autoencoder"\n\n'
-    recipe.write_text(re.sub(r"\[model\].*?\n\n", network, text, flags=re.S))
+    give_network(recipe, "autoencoder")
     assert train(recipe, "train.steps=1") == 0
     assert main(["sample", str(recipe.parent / "runs" / "tiny")]) == 2
     assert "plain autoencoder" in capsys.readouterr().err

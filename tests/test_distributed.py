@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .conftest import ROOT
+from .conftest import ROOT, give_network
 
 STEPS = 50
 SPLITS = {"1x16": (1, 0), "2x8": (2, 0), "2x4x2": (2, 4)}
@@ -135,9 +135,6 @@ def test_strangers_that_think_they_are_alone_are_refused(recipe, tmp_path):
 
 @pytest.mark.slow
 def test_a_network_with_batch_statistics_is_refused_on_two_processes(recipe, tmp_path):
-    import re
-
-    text = recipe.read_text()
-    recipe.write_text(re.sub(r"\[model\].*?\n\n", '[model]\nname = "dogvae"\n\n', text, flags=re.S))
+    give_network(recipe, "dogvae")
     done = launch(recipe, 2, record=tmp_path, expect=1)
     assert "normalises by the statistics of its batch" in done.stdout + done.stderr

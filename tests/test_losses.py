@@ -100,7 +100,7 @@ def test_no_scale_is_likelier_than_the_optimal_one(pair, likelihood):
         "laplace": (absolute_error, laplace_nll),
     }[likelihood]
     errors = error(reconstruction, images)
-    best = optimal_scale(errors.mean() / 192, likelihood)
+    best = optimal_scale(float(errors.mean()) / 192, likelihood)
     at_best = nll(errors, best, 192).mean()
     for factor in (0.9, 0.99, 1.01, 1.1):
         assert nll(errors, best * factor, 192).mean() > at_best
@@ -121,8 +121,9 @@ def test_free_bits_cost_nothing_below_their_limit():
     ],
 )
 def test_kl_weight_follows_its_schedule(schedule, weights):
+    config = LossConfig(beta=4.0, schedule=schedule, warmup_steps=100, cycle_steps=40)
     for step, weight in weights.items():
-        assert kl_weight(step, 4.0, schedule, warmup_steps=100, cycle_steps=40) == weight
+        assert kl_weight(step, config) == weight
 
 
 def test_terms_of_an_autoencoder_have_no_kl(pair):

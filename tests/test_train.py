@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from .conftest import ROOT
+from .conftest import ROOT, give_network
 
 
 def tensors(run, step):
@@ -171,20 +171,14 @@ def test_shards_without_a_validation_split_are_refused(recipe, train, pictures, 
 
 
 def test_batchnorm_and_a_split_batch_are_refused(recipe, train, capsys):
-    text = re.sub(
-        r"\[model\].*?\n\n", '[model]\nname = "dogvae"\n\n', recipe.read_text(), flags=re.S
-    )
-    recipe.write_text(text)
+    give_network(recipe, "dogvae")
     assert train(recipe, "train.micro_batch_size=4") == 2
     assert "statistics of its batch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["dogvae", "autoencoder"])
 def test_the_historical_networks_train(recipe, train, name):
-    text = re.sub(
-        r"\[model\].*?\n\n", f'[model]\nname = "{name}"\n\n', recipe.read_text(), flags=re.S
-    )
-    recipe.write_text(text)
+    give_network(recipe, name)
     overrides = ["train.steps=2", "optim.ema=0", "loss.scale=2.45934", "optim.name=adam"]
     assert train(recipe, *overrides) == 0
     weights = load_file(recipe.parent / "runs" / "tiny" / "weights" / "model.safetensors")
@@ -393,8 +387,7 @@ def test_one_validation_picture_is_enough(recipe, train, pictures, tmp_path):
 
 def test_a_refused_start_does_not_claim_the_name(recipe, train, capsys):
     text = recipe.read_text()
-    network = '[model]\nname = "dogvae"\n\n'
-    recipe.write_text(re.sub(r"\[model\].*?\n\n", network, text, flags=re.S))
+    give_network(recipe, "dogvae")
     assert train(recipe, "train.micro_batch_size=4") == 2
     recipe.write_text(text)
     assert train(recipe) == 0

@@ -4,11 +4,13 @@ A batch is one uint8 array; threads write pictures straight into its slots. Whic
 they are cropped and flipped, is a function of (seed, epoch, sample id) alone (design contract 1).
 """
 
+import json
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +43,28 @@ class Batch:
     flips: np.ndarray  # (n,) bool: to be mirrored, on the device
     weights: np.ndarray  # (n,) 1, or 0 for a bad or a padding sample
     bad: Sequence[Bad]
+
+    def part(self, samples: slice) -> "Batch":
+        """A micro-batch: some of the samples."""
+        return replace(
+            self,
+            ids=self.ids[samples],
+            images=self.images[samples],
+            flips=self.flips[samples],
+            weights=self.weights[samples],
+        )
+
+    def append_bad(self, path: Path) -> None:
+        """Append the bad samples to a list that several processes share, one JSON line each."""
+        if not self.bad:
+            return
+        where = {"epoch": self.epoch, "step": self.step}
+        lines = [
+            json.dumps({**where, "sample": bad.sample, **vars(bad.place), "reason": bad.reason})
+            for bad in self.bad
+        ]
+        with path.open("a") as file:
+            file.write("\n".join(lines) + "\n")  # one write: lines of several processes don't mix
 
 
 @dataclass(frozen=True)
@@ -181,6 +205,13 @@ def evaluation_plan(samples: int, batch_size: int, rank: int, world_size: int) -
         ids = np.arange(step * batch_size, (step + 1) * batch_size)[mine]
         weights = (ids < samples).astype(np.float32)
         yield Plan(0, step, np.minimum(ids, samples - 1), weights)
+
+
+def first_batch(pictures: Pictures, count: int) -> Batch:
+    """The first pictures of a split, at most `count`, as one batch."""
+    count = min(count, len(pictures.reader))
+    with Loader(evaluation_plan(count, count, 0, 1), pictures, ahead=1) as loader:
+        return next(loader)
 
 
 def default_threads() -> int:
