@@ -217,13 +217,14 @@ def sheet_of(images: Tensor, columns: int) -> Tensor:
 def compare(given: argparse.Namespace) -> None:
     """Train, measure, and print the table."""
     overrides = [f"data.train={given.train}", f"data.val={given.val}", f"train.seed={given.seed}"]
-    config = load_config(RECIPE, [*overrides, f"data.threads={given.threads}"])
+    overrides += [f"data.threads={given.threads}", f"train.global_batch_size={given.batch}"]
+    config = load_config(RECIPE, overrides)
     streams = open_streams(config, world_size=1)
-    settings = {"train": streams.split.digest, "seed": given.seed}
+    settings = {"train": streams.split.digest, "seed": given.seed, "batch": given.batch}
     with locked(given.out):
         path = given.out / "settings.json"
         if path.is_file() and json.loads(path.read_text()) != settings:
-            raise UserError(f"{given.out} is of other shards or another seed: choose another --out")
+            raise UserError(f"{given.out} is of other shards, batch or seed: choose another --out")
         write_json(path, settings)
         model, state = train(given, streams)
         ids = np.arange(len(streams.held_out.reader))
@@ -257,6 +258,7 @@ def main() -> int:
     parser.add_argument("--evaluate-only", action="store_true", help="of the last checkpoint")
     parser.add_argument("--against", nargs="*", default=[], help="runs or weights folders of dvae")
     parser.add_argument("--count", type=int, default=500, help="samples to judge; 0: none")
+    parser.add_argument("--batch", type=int, default=128, help="pictures a step (default 128)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of the processor")
     given = parser.parse_args()
