@@ -14,7 +14,7 @@ from dvae.config import Config
 from dvae.ema import Ema
 from dvae.errors import CheckpointError, UserError
 from dvae.files import damage, write_bytes
-from dvae.losses import FIRST_SCALE, optimal_scale
+from dvae.losses import current_scale
 from dvae.metrics import evaluate, exact_dtype
 from dvae.models.blocks import LatentModel
 from dvae.monitor import Monitor
@@ -45,7 +45,6 @@ class Run:
     monitor: Monitor
     state: State
     fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last evaluation
 
     @property
     def published(self) -> LatentModel:
@@ -55,11 +54,7 @@ class Run:
     @property
     def scale(self) -> float:
         """Of the likelihood, in grey levels."""
-        if self.config.loss.scale != "optimal":
-            return self.config.loss.scale
-        if self.state.mean_error is None:
-            return FIRST_SCALE
-        return optimal_scale(self.state.mean_error, self.config.loss.likelihood)
+        return current_scale(self.config.loss, self.state.mean_error)
 
 
 def start_accelerator(config: Config) -> Accelerator:
@@ -170,13 +165,16 @@ def resume(
     return state
 
 
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether a picture's output depends on the other pictures of its batch while training."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
+
+
 def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
     """Refuse to split a batch whose statistics the network needs as a whole."""
     share = config.train.global_batch_size // world_size
     splits = world_size > 1 or 0 < config.train.micro_batch_size < share
-    if splits and any(
-        isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()
-    ):
+    if splits and has_batch_statistics(model):
         raise UserError(
             f"model.name={config.model.name} normalises by the statistics of its batch, which a "
             "split batch doesn't have: train it with one process and train.micro_batch_size=0, "
@@ -196,7 +194,7 @@ def measure(run: Run) -> bool:
             config.train.seed,
             lambda sums: accelerator.reduce(sums.to(accelerator.device), "sum"),
         )
-    run.metrics = result.summary()
+    state.metrics, state.measured = result.summary(), state.step
     run.monitor.evaluation(result, state.step)
     generator = torch.Generator().manual_seed(FIXED_SEED)
     z = torch.randn(config.eval.grid**2, run.bare.latent_dim, generator=generator)
@@ -204,7 +202,7 @@ def measure(run: Run) -> bool:
     run.published.eval()
     run.monitor.pictures(run.published, run.fixed, z.to(run.fixed), config.eval.grid, state.step)
     run.published.train(was_training)
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in state.metrics.items())
     say(run, f"step {state.step}: {shown}")
     objective = result.nll + config.loss.beta * result.kl
     improved = state.best_loss is None or objective < state.best_loss
@@ -228,9 +226,17 @@ def save(run: Run) -> None:
 
 def publish(run: Run) -> None:
     """Write the weights folder."""
-    config, step = run.config, run.state.step
+    config, state = run.config, run.state
     recipe = config.model_dump(mode="json", exclude={"run"})
-    about = About(config.model, config.loss, run.scale, step, dict(run.metrics), recipe)
+    about = About(
+        config.model,
+        config.loss,
+        run.scale,
+        state.step,
+        dict(state.metrics),
+        state.measured,
+        recipe,
+    )
     export(config.folder / "weights", run.published, about)
 
 

@@ -39,7 +39,8 @@ class Streams:
         """This process's share of the validation pictures, each of them once."""
         count = len(self.held_out.reader)
         count = min(count, self.config.eval.images or count)
-        batch = self.config.train.global_batch_size
+        share = self.config.train.global_batch_size // world_size
+        batch = world_size * (self.config.train.micro_batch_size or share)
         plan = evaluation_plan(count, batch, rank, world_size)
         return Loader(plan, self.held_out, self.config.data.threads, self.config.data.ahead)
 

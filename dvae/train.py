@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -31,6 +32,7 @@ from dvae.session import (
     Run,
     as_tensor,
     claim_folder,
+    has_batch_statistics,
     measure,
     save,
     say,
@@ -49,6 +51,7 @@ class Totals(NamedTuple):
     error: float
     nll: float  # nats
     kl: float
+    kl_paid: float  # with free bits
     broken: float  # processes whose gradient isn't finite
     stop: float  # processes that were asked to stop
 
@@ -166,12 +169,16 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
     """Gradients of the mean loss of the global batch, in nats per number of a picture.
 
     Returns:
-        This process's sums of error, nll and kl: (3,) float64.
+        This process's sums of error, nll, kl and paid kl: (4,) float64.
     """
     config, accelerator = run.config, run.accelerator
     device, dtype = accelerator.device, next(run.bare.parameters()).dtype
     size, seed = config.train.micro_batch_size or len(batch.ids), config.train.seed
-    sums = as_tensor(run, [0.0] * 3)
+    sums = as_tensor(run, [0.0] * 4)
+    if not count:  # of all processes: none of them goes through the network
+        return sums
+    if has_batch_statistics(run.bare):  # which bad pictures would spoil
+        batch = batch.part(np.flatnonzero(batch.weights))
     for start in range(0, len(batch.ids), size):
         micro = batch.part(slice(start, start + size))
         images = batch_images(micro, device, dtype, config.train.channels_last)
@@ -185,7 +192,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
             mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
             accelerator.backward(mean)
-        each = torch.stack([terms.error, terms.nll, terms.kl], dim=1).detach()
+        each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid], dim=1).detach()
         sums += (each.to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
     return sums
 
@@ -214,10 +221,10 @@ def leave_out(run: Run, batch: Batch, count: float) -> None:
     Raises:
         NonFiniteError: the loss isn't finite and the recipe says stop.
     """
-    if run.accelerator.scaler is not None:
-        run.accelerator.scaler.update()  # the gradients were unscaled: it waits for a step otherwise
     if not count:
         return
+    if run.accelerator.scaler is not None:
+        run.accelerator.scaler.update()  # the gradients were unscaled: it waits for a step otherwise
     if run.config.train.guard == "skip":
         say(run, f"step {run.state.step + 1} left out: its loss or gradient is not finite")
         return
@@ -243,7 +250,7 @@ def follow(run: Run, totals: Totals, count: float) -> None:
 def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
     """Write a step's loss and its terms, in nats per image."""
     values = {
-        "loss": (totals.nll + totals.kl) / count,
+        "loss": (totals.nll + also["beta"] * totals.kl_paid) / count,
         "nll": totals.nll / count,
         "kl": totals.kl / count,
         "sigma": run.scale,

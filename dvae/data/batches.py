@@ -44,8 +44,8 @@ class Batch:
     weights: np.ndarray  # (n,) 1, or 0 for a bad or a padding sample
     bad: Sequence[Bad]
 
-    def part(self, samples: slice) -> "Batch":
-        """A micro-batch: some of the samples."""
+    def part(self, samples: slice | np.ndarray) -> "Batch":
+        """Some of the samples, by their places in the batch."""
         return replace(
             self,
             ids=self.ids[samples],
