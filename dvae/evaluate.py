@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dvae.data.batches import Loader, Pictures, evaluation_plan
+from dvae.data.batches import Loader, Pictures
 from dvae.data.index import find_split
+from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.errors import UserError
 from dvae.files import write_json

@@ -6,6 +6,7 @@ Feistel networks with cycle walking (Black & Rogaway 2002, "Ciphers with arbitra
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def key(*parts: int | np.ndarray) -> np.ndarray:
     return result
 
 
-def uniform(ids: np.ndarray, count: int, *parts: int) -> np.ndarray:
+def uniform(ids: np.ndarray, count: int, *parts: int | np.ndarray) -> np.ndarray:
     """Keyed draws from [0, 1): (n,) sample ids -> (n, count), the same whoever asks."""
     keys = key(*parts, ids)[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
     return (mix(keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -80,6 +81,22 @@ def _bit_length(x: np.ndarray) -> np.ndarray:
     return bits + (x > 0)
 
 
+class Draw(NamedTuple):
+    """What some slots of a global batch hold."""
+
+    epochs: np.ndarray  # (n,) int64: the pass of its source that each sample belongs to
+    ids: np.ndarray  # (n,) int64
+
+
+class Line(NamedTuple):
+    """The permuted shards of an epoch, laid end to end."""
+
+    ends: np.ndarray  # (S,) where each ends on the line
+    first: np.ndarray  # (S,) the id of its first sample
+    shards: np.ndarray  # (S,) its number in the manifest
+    rotation: int  # the place of the line that the first lane begins at
+
+
 @dataclass(frozen=True)
 class Order:
     """The order of a training split.
@@ -100,7 +117,7 @@ class Order:
     seed: int
     batch_size: int
     window: int = 0
-    _line: dict[int, tuple[np.ndarray, np.ndarray, int]] = field(default_factory=dict, repr=False)
+    _lines: dict[int, Line] = field(default_factory=dict, repr=False)
 
     @property
     def samples(self) -> int:
@@ -112,11 +129,25 @@ class Order:
         """Global batches in an epoch; what doesn't fill the last one waits for the next epoch."""
         return self.samples // self.batch_size
 
-    def ids(self, epoch: int, step: int) -> np.ndarray:
-        """The (B,) sample ids of a step of an epoch, slot by slot; no id twice in an epoch."""
+    def epochs_begun(self, step: int) -> int:
+        """How many epochs have begun when `step` global batches were drawn."""
+        return -(-step // self.steps_per_epoch)
+
+    def draw(self, step: int, slots: np.ndarray, first_epoch: int = 0) -> Draw:
+        """What (n,) slots of the global batch hold at a step that counts from the run's start."""
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        ids = self.ids(first_epoch + epoch, step_of_epoch, slots)
+        return Draw(np.full_like(ids, first_epoch + epoch), ids)
+
+    def ids(self, epoch: int, step: int, slots: np.ndarray | None = None) -> np.ndarray:
+        """The (B,) sample ids of a step of an epoch, slot by slot; no id twice in an epoch.
+
+        With `slots`, (n,), only theirs: what a process pays for is its own share.
+        """
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"step {step} of an epoch of {self.steps_per_epoch}")
-        slots = np.arange(self.batch_size, dtype=np.int64)
+        if slots is None:
+            slots = np.arange(self.batch_size, dtype=np.int64)
         if not self.window:
             places = step * self.batch_size + slots
             return permute(places, self.samples, key(self.seed, epoch, SAMPLES))
@@ -126,23 +157,25 @@ class Order:
         inside = permute(np.full_like(slots, step % self.window), size, keys)
         return self._at(epoch, slots * self.steps_per_epoch + window * self.window + inside)
 
+    def line(self, epoch: int) -> Line:
+        """The permuted shards of an epoch; kept until another epoch's are asked for."""
+        line = self._lines.get(epoch)
+        if line is None:
+            count = len(self.counts)
+            shards = permute(np.arange(count), count, key(self.seed, epoch, SHARDS))
+            first = np.cumsum(self.counts) - self.counts
+            rotation = int(key(self.seed, epoch, ROTATION)[0] % np.uint64(self.samples))
+            line = Line(np.cumsum(self.counts[shards]), first[shards], shards, rotation)
+            self._lines.clear()
+            self._lines[epoch] = line
+        return line
+
     def _at(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """Sample ids at places of the line of permuted shards, which begins at a drawn place."""
-        ends, first, rotation = self._line_of(epoch)
+        """Sample ids at places of the line, which begins at a drawn place."""
+        ends, first, _, rotation = self.line(epoch)
         places = (places + rotation) % self.samples
         shard = np.searchsorted(ends, places, side="right")
         return first[shard] + places - (ends[shard - 1] * (shard > 0))
-
-    def _line_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Where each permuted shard ends on the line, and its first sample's id."""
-        if epoch not in self._line:
-            shards = np.arange(len(self.counts))
-            permuted = permute(shards, len(self.counts), key(self.seed, epoch, SHARDS))
-            first = np.cumsum(self.counts) - self.counts
-            rotation = int(key(self.seed, epoch, ROTATION)[0] % np.uint64(self.samples))
-            self._line.clear()
-            self._line[epoch] = (np.cumsum(self.counts[permuted]), first[permuted], rotation)
-        return self._line[epoch]
 
 
 def share(batch_size: int, rank: int, world_size: int) -> slice:
