@@ -71,7 +71,7 @@ class Reader:
         if problems:
             shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
             raise DataError(
-                f"{len(problems)} of {len(split.shards)} shards are not what {split.folder}'s "
+                f"{len(problems)} files of {len(split.shards)} shards are not what {split.folder}'s "
                 f"manifest says: {shown}: copy them again, or pack anew"
             )
         self.split = split
