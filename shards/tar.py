@@ -14,6 +14,7 @@ from dvae.errors import UserError
 
 END = bytes(2 * BLOCK)  # what ends an archive
 _MAX_EXTENSION = 1 << 20  # bytes of a PAX header or a sparse map; honest ones hold far less
+_MAX_MEMBER = 4 << 30  # bytes; far more than any picture has
 _MAX_NAME = 4096  # bytes; no system takes longer ones
 _MAX_END = 64 << 20  # bytes of zeros that may end an archive; tar writes a record of them at most
 _REGULAR = b"0\x007"
@@ -88,6 +89,11 @@ def members(file: BinaryIO, name: str) -> Iterator[Member]:
             raise UserError(
                 f"{name} is truncated: it has {total} bytes, and the member at byte {position} "
                 f"ends at {end}: copy it again"
+            )
+        if member.size > _MAX_MEMBER:
+            raise UserError(
+                f"{name} has a member of {member.size} bytes at byte {position}: more than "
+                f"{_MAX_MEMBER} is refused"
             )
         if kind in b"xgLK":
             said = _extension(file, member, kind, total, name)
