@@ -6,12 +6,14 @@ Feistel networks with cycle walking (Black & Rogaway 2002, "Ciphers with arbitra
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 ROUNDS = 8
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+CHUNK = 2**14  # indices permuted at a time: what fits a processor's cache
 
 # The purpose of a draw: equal seeds, epochs and ids give unrelated numbers for each of them.
 SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE = range(7)
@@ -20,10 +22,11 @@ SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE = range(7)
 def mix(x: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser: a bijection of uint64 whose every output bit hangs on every input bit."""
     x = x ^ (x >> np.uint64(30))
-    x = x * np.uint64(0xBF58476D1CE4E5B9)
-    x = x ^ (x >> np.uint64(27))
-    x = x * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def key(*parts: int | np.ndarray) -> np.ndarray:
@@ -40,45 +43,44 @@ def uniform(ids: np.ndarray, count: int, *parts: int | np.ndarray) -> np.ndarray
     return (mix(keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def permute(index: np.ndarray, size: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
+def permute(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     """A keyed permutation of 0 … size-1, evaluated at `index`, without building it.
 
     Args:
         index: (n,) integers in [0, size).
-        size: of the domain; one, or one for each index.
+        size: of the domain.
         keys: (1,) or (n,) uint64; each key is another permutation.
 
     Returns:
         (n,) int64 in [0, size).
     """
-    index = np.asarray(index).astype(np.uint64)
-    size = np.broadcast_to(np.asarray(size, dtype=np.uint64), index.shape)
-    keys = np.broadcast_to(keys, index.shape)
-    half = np.maximum(2, (_bit_length(size - np.uint64(1)) + np.uint64(1)) // np.uint64(2))
-    half = half.astype(np.uint64)
-    result = _feistel(index, half, keys)
-    outside = np.flatnonzero(result >= size)
-    while outside.size:  # walk the cycle until it comes back into the domain
-        result[outside] = _feistel(result[outside], half[outside], keys[outside])
-        outside = outside[result[outside] >= size[outside]]
+    result = np.asarray(index).astype(np.uint64)
+    half = max(2, ((size - 1).bit_length() + 1) // 2)
+    keys = np.broadcast_to(keys, result.shape)
+    for start in range(0, len(result), CHUNK):
+        here = slice(start, start + CHUNK)
+        result[here] = _walk(result[here], size, half, keys[here])
     return result.astype(np.int64)
 
 
-def _feistel(x: np.ndarray, half: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = x >> half, x & mask
+def _walk(x: np.ndarray, size: int, half: int, keys: np.ndarray) -> np.ndarray:
+    """One step of the permutation; what lands outside of the domain goes on until it comes back."""
+    x = _feistel(x, half, keys)
+    outside = np.flatnonzero(x >= size)
+    while outside.size:
+        moved = _feistel(x[outside], half, keys[outside])
+        x[outside] = moved
+        outside = outside[moved >= size]
+    return x
+
+
+def _feistel(x: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
+    shift, mask = np.uint64(half), np.uint64(2**half - 1)
+    left, right = x >> shift, x & mask
     for _ in range(ROUNDS):
         keys = keys + GOLDEN
         left, right = right, left ^ (mix(right + keys) & mask)
-    return (left << half) | right
-
-
-def _bit_length(x: np.ndarray) -> np.ndarray:
-    bits = np.zeros(x.shape, dtype=np.uint64)
-    for shift in (32, 16, 8, 4, 2, 1):
-        above = (x >> bits) >> np.uint64(shift) > 0
-        bits = bits + np.where(above, np.uint64(shift), np.uint64(0))
-    return bits + (x > 0)
+    return (left << shift) | right
 
 
 class Draw(NamedTuple):
@@ -119,7 +121,7 @@ class Order:
     window: int = 0
     _lines: dict[int, Line] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """N, in all shards."""
         return int(self.counts.sum())
