@@ -7,6 +7,7 @@
 A sample id runs over the shards of a split in the manifest's order: 0 … N-1.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -99,6 +100,8 @@ def read_index(folder: Path, shard: Shard) -> np.ndarray:
     try:
         data = path.read_bytes()
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # no fault of the index
         raise DataError(f"{path} cannot be read ({error.strerror}): {_remedy(folder)}") from None
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         raise DataError(f"{path} is not the index that {MANIFEST} names: {_remedy(folder)}")
