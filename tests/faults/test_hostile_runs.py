@@ -175,15 +175,16 @@ print(len(read_all(Path(sys.argv[1])).delivered), "delivered")
 def test_a_lack_of_open_files_is_told_and_not_put_down_to_the_samples(tmp_path):
     folder = make_shards(tmp_path / "shards", shards=1)
     code = """
-import os
+import contextlib, os
 from pathlib import Path
 from dvae.data.index import find_split
 from dvae.errors import exit_code_of
 from tests.faults.shard_files import Reader, read_all
 reader = Reader(find_split(Path(sys.argv[1]), "train"))
 read_all(Path(sys.argv[1]))
-while len(os.listdir("/proc/self/fd")) < 64:
-    os.dup(0)
+with contextlib.suppress(OSError):
+    while True:
+        os.dup(0)
 sys.exit(exit_code_of(lambda: len(read_all(Path(sys.argv[1]), reader=reader).bad)))
 """
     ended = run_limited("read", folder, code=code, RLIMIT_NOFILE=64)
