@@ -98,11 +98,13 @@ class Reader:
         return Picture(data, int(row["orientation"]))
 
     def about(self, sample: int) -> dict[str, Any]:
-        """The JSON member of a sample, {} where it has none or an invalid one."""
+        """The JSON member of a sample, {} where it has none, an invalid one or another's."""
         shard, row = self._locate(sample)
+        offset, size = int(row["json_offset"]), int(row["json_size"])
+        if not size or self._key(shard, offset) != self._key(shard, int(row["offset"])):
+            return {}
         try:
-            offset, size = int(row["json_offset"]), int(row["json_size"])
-            value = json.loads(self._member(shard, offset, size, MAX_JSON_BYTES)) if size else {}
+            value = json.loads(self._member(shard, offset, size, MAX_JSON_BYTES))
         except (BadSample, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
@@ -111,12 +113,15 @@ class Reader:
         """The shard, key and offset of a sample, for a report."""
         shard, row = self._locate(sample)
         offset = int(row["offset"])
+        return Place(self.split.shards[shard].name, self._key(shard, offset), offset)
+
+    def _key(self, shard: int, offset: int) -> str:
+        """What the header before a member's data calls it, up to the base name's first dot."""
         try:
             name = self._read(shard, offset - BLOCK, 100).split(b"\0")[0]
         except BadSample:
-            name = b"?"
-        key = name.decode("utf-8", "backslashreplace").rsplit("/", 1)[-1].split(".")[0]
-        return Place(self.split.shards[shard].name, key, offset)
+            return "?"
+        return name.decode("utf-8", "backslashreplace").rsplit("/", 1)[-1].split(".")[0]
 
     def _locate(self, sample: int) -> tuple[int, np.void]:
         shard = bisect.bisect_right(self._first, sample) - 1

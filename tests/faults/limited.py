@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 
 SECONDS = 10
 MEMORY = 300 << 20  # bytes that may be resident
 _CODE = """
 import re, resource, runpy, sys
+status = open("/proc/self/status")  # while there is a descriptor for it
 for name, limit in {limits!r}.items():
     resource.setrlimit(getattr(resource, name), (limit, limit))
 sys.argv[:] = {argv!r}
@@ -17,7 +19,7 @@ try:
     {code}
 finally:
     # Not ru_maxrss, which begins with what the process that forked this one held.
-    print(re.search("VmHWM:.*", open("/proc/self/status").read())[0])
+    print(re.search("VmHWM:.*", status.read())[0])
 """
 
 
@@ -33,7 +35,10 @@ class Ended:
 
 def run_limited(module: str, *argv: object, code: str = "", **limits: int) -> Ended:
     """Run a module, or `code` with its name in `sys.argv`, under limits such as RLIMIT_AS=2**30."""
-    code = code or f"runpy.run_module({module!r}, run_name='__main__')"
+    code = (
+        textwrap.indent(code, "    ").strip()
+        or f"runpy.run_module({module!r}, run_name='__main__')"
+    )
     text = _CODE.format(limits=limits, argv=[module, *map(str, argv)], code=code)
     done = subprocess.run(
         [sys.executable, "-c", text],
