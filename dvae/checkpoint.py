@@ -9,7 +9,7 @@ A folder gets its name only when everything in it is on the disk (design contrac
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dvae.optim import load_optimizer_tensors, optimizer_tensors
 from dvae.weights import mismatches, read_tensors
 
 STATE = "state.json"
+NETWORK, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -39,6 +40,8 @@ class State:
     bad_samples: int = 0  # in all processes
     data: str = ""  # digest of the training split
     loss_scale: dict[str, Any] | None = None  # of fp16
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    measured: int | None = None  # the step of that evaluation
     version: str = __version__
     torch: str = torch.__version__
 
@@ -70,10 +73,10 @@ class Checkpoints:
         """
         path = self.folder / f"step-{state.step:08d}"
         with whole_folder(path) as temporary:
-            _save(model.state_dict(), temporary / "model.safetensors")
+            _save(model.state_dict(), temporary / NETWORK)
             if ema:
-                _save(ema.model.state_dict(), temporary / "ema.safetensors")
-            _save(optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+                _save(ema.model.state_dict(), temporary / AVERAGE)
+            _save(optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
             (temporary / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
         wrong = damage(path)
         if wrong:
@@ -100,7 +103,8 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def _prune(self, state: State) -> None:
-        found = self.names()
+        # Later ones are damaged, or the run would have gone on from them: they don't count.
+        found = {step: path for step, path in self.names().items() if step <= state.step}
         kept = {*list(found)[-self.keep :], state.step, state.best_step}
         for step, path in found.items():
             if step not in kept:
@@ -117,10 +121,19 @@ def restore(
     Raises:
         CheckpointError: it belongs to another network.
     """
-    _load(path / "model.safetensors", model)
+    _load(path / NETWORK, model)
     if ema:
-        _load(path / "ema.safetensors", ema.model)
-    load_optimizer_tensors(model, optimizer, read_tensors(path / "optimizer.safetensors"))
+        _load(path / AVERAGE, ema.model)
+    load_optimizer_tensors(model, optimizer, read_tensors(path / OPTIMIZER))
+    return read_state(path)
+
+
+def read_state(path: Path) -> State:
+    """The counters of a checkpoint.
+
+    Raises:
+        CheckpointError: they are missing, or not of this version.
+    """
     try:
         return State(**json.loads((path / STATE).read_text()))
     except (OSError, ValueError, TypeError) as error:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -11,10 +13,11 @@ from tqdm import tqdm
 
 from dvae.checkpoint import Checkpoints, State, restore
 from dvae.config import Config
+from dvae.data.batches import Batch
 from dvae.ema import Ema
-from dvae.errors import CheckpointError, UserError
+from dvae.errors import CheckpointError, DataError, UserError
 from dvae.files import damage, write_bytes
-from dvae.losses import FIRST_SCALE, optimal_scale
+from dvae.losses import current_scale
 from dvae.metrics import evaluate, exact_dtype
 from dvae.models.blocks import LatentModel
 from dvae.monitor import Monitor
@@ -27,6 +30,7 @@ from dvae.weights import About, export
 
 PEER_TIMEOUT = timedelta(minutes=10)  # a process that waits longer for the others ends
 FIXED_PICTURES = 8  # of the reconstruction grid
+BAD_SAMPLES = "bad_samples.jsonl"  # in the run's folder: every sample that couldn't be read
 FIXED_SEED = 0  # of the latents that every sample grid decodes
 
 
@@ -45,7 +49,6 @@ class Run:
     monitor: Monitor
     state: State
     fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last evaluation
 
     @property
     def published(self) -> LatentModel:
@@ -55,11 +58,7 @@ class Run:
     @property
     def scale(self) -> float:
         """Of the likelihood, in grey levels."""
-        if self.config.loss.scale != "optimal":
-            return self.config.loss.scale
-        if self.state.mean_error is None:
-            return FIRST_SCALE
-        return optimal_scale(self.state.mean_error, self.config.loss.likelihood)
+        return current_scale(self.config.loss, self.state.mean_error)
 
 
 def start_accelerator(config: Config) -> Accelerator:
@@ -170,13 +169,16 @@ def resume(
     return state
 
 
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether a picture's output depends on the other pictures of its batch while training."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
+
+
 def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
     """Refuse to split a batch whose statistics the network needs as a whole."""
     share = config.train.global_batch_size // world_size
     splits = world_size > 1 or 0 < config.train.micro_batch_size < share
-    if splits and any(
-        isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()
-    ):
+    if splits and has_batch_statistics(model):
         raise UserError(
             f"model.name={config.model.name} normalises by the statistics of its batch, which a "
             "split batch doesn't have: train it with one process and train.micro_batch_size=0, "
@@ -185,18 +187,29 @@ def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
 
 
 def measure(run: Run) -> bool:
-    """Evaluate on the validation split and draw the grids; True if it is the best yet."""
+    """Evaluate on the validation split and draw the grids; True if it is the best yet.
+
+    Raises:
+        DataError: more of its pictures are bad than `data.max_bad` allows.
+    """
     config, state, accelerator = run.config, run.state, run.accelerator
     with run.streams.evaluation(accelerator.process_index, accelerator.num_processes) as batches:
         result = evaluate(
             run.published,
-            batches,
+            batches if state.metrics else _noting_bad(batches, config.folder / BAD_SAMPLES),
             config.loss,
             run.scale,
             config.train.seed,
             lambda sums: accelerator.reduce(sums.to(accelerator.device), "sum"),
         )
-    run.metrics = result.summary()
+    planned = run.streams.held_out_count
+    if planned - result.images > config.data.max_bad * planned:
+        raise DataError(
+            f"{planned - result.images} of {planned} validation pictures are bad, more than "
+            f"data.max_bad={config.data.max_bad:g} allows: {config.folder / BAD_SAMPLES} names them; "
+            "pack the data again, or raise the limit"
+        )
+    state.metrics, state.measured = result.summary(), state.step
     run.monitor.evaluation(result, state.step)
     generator = torch.Generator().manual_seed(FIXED_SEED)
     z = torch.randn(config.eval.grid**2, run.bare.latent_dim, generator=generator)
@@ -204,13 +217,20 @@ def measure(run: Run) -> bool:
     run.published.eval()
     run.monitor.pictures(run.published, run.fixed, z.to(run.fixed), config.eval.grid, state.step)
     run.published.train(was_training)
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in state.metrics.items())
     say(run, f"step {state.step}: {shown}")
     objective = result.nll + config.loss.beta * result.kl
     improved = state.best_loss is None or objective < state.best_loss
     if improved:
         state.best_step, state.best_loss = state.step, objective
     return improved
+
+
+def _noting_bad(batches: Iterable[Batch], path: Path) -> Iterator[Batch]:
+    """The same batches; what is bad in them is named once in a run's life, not at each evaluation."""
+    for batch in batches:
+        batch.append_bad(path, "val")
+        yield batch
 
 
 def save(run: Run) -> None:
@@ -228,9 +248,17 @@ def save(run: Run) -> None:
 
 def publish(run: Run) -> None:
     """Write the weights folder."""
-    config, step = run.config, run.state.step
+    config, state = run.config, run.state
     recipe = config.model_dump(mode="json", exclude={"run"})
-    about = About(config.model, config.loss, run.scale, step, dict(run.metrics), recipe)
+    about = About(
+        config.model,
+        config.loss,
+        run.scale,
+        state.step,
+        dict(state.metrics),
+        state.measured,
+        recipe,
+    )
     export(config.folder / "weights", run.published, about)
 
 

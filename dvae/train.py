@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -28,9 +29,11 @@ from dvae.optim import learning_rate, set_learning_rate
 from dvae.pictures import batch_images
 from dvae.recipe import load_config
 from dvae.session import (
+    BAD_SAMPLES,
     Run,
     as_tensor,
     claim_folder,
+    has_batch_statistics,
     measure,
     save,
     say,
@@ -49,6 +52,7 @@ class Totals(NamedTuple):
     error: float
     nll: float  # nats
     kl: float
+    kl_paid: float  # with free bits
     broken: float  # processes whose gradient isn't finite
     stop: float  # processes that were asked to stop
 
@@ -147,16 +151,23 @@ def count_good(run: Run, batch: Batch) -> float:
 
     Raises:
         DataError: more are bad than `data.max_bad` allows.
+        RuntimeError: the pictures read and the bad ones of all processes aren't the global batch.
     """
     config, state = run.config, run.state
-    good = float(run.accelerator.reduce(as_tensor(run, [float(batch.weights.sum())]), "sum")[0])
-    batch.append_bad(config.folder / "bad_samples.jsonl")
-    state.bad_samples += config.train.global_batch_size - round(good)
+    batch.append_bad(config.folder / BAD_SAMPLES, "train")
+    counts = as_tensor(run, [float(batch.weights.sum()), float(len(batch.bad))])
+    good, bad = run.accelerator.reduce(counts, "sum").tolist()
+    if good + bad != config.train.global_batch_size:
+        raise RuntimeError(
+            f"step {state.step + 1}: {good:g} samples read and {bad:g} bad ones are not the "
+            f"{config.train.global_batch_size} of the global batch: this is a fault of dvae's"
+        )
+    state.bad_samples += round(bad)
     seen = max((state.step + 1) * config.train.global_batch_size, run.streams.order.samples)
     if state.bad_samples > config.data.max_bad * seen:
         raise DataError(
             f"{state.bad_samples} bad samples by step {state.step + 1} are more than "
-            f"data.max_bad={config.data.max_bad:g} allows: {config.folder / 'bad_samples.jsonl'} "
+            f"data.max_bad={config.data.max_bad:g} allows: {config.folder / BAD_SAMPLES} "
             "names them; pack the data again, or raise the limit"
         )
     return good
@@ -166,16 +177,20 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
     """Gradients of the mean loss of the global batch, in nats per number of a picture.
 
     Returns:
-        This process's sums of error, nll and kl: (3,) float64.
+        This process's sums of error, nll, kl and paid kl: (4,) float64.
     """
     config, accelerator = run.config, run.accelerator
     device, dtype = accelerator.device, next(run.bare.parameters()).dtype
     size, seed = config.train.micro_batch_size or len(batch.ids), config.train.seed
-    sums = as_tensor(run, [0.0] * 3)
+    sums = as_tensor(run, [0.0] * 4)
+    if not count:  # of all processes: none of them goes through the network
+        return sums
+    if has_batch_statistics(run.bare):  # which bad pictures would spoil
+        batch = batch.part(np.flatnonzero(batch.weights))
     for start in range(0, len(batch.ids), size):
         micro = batch.part(slice(start, start + size))
         images = batch_images(micro, device, dtype, config.train.channels_last)
-        noise = keyed_normal(micro.ids, run.bare.latent_dim, seed, micro.epoch, like=images)
+        noise = keyed_normal(micro.ids, run.bare.latent_dim, seed, micro.epochs, like=images)
         weights = torch.from_numpy(micro.weights).to(device)
         is_last = start + size >= len(batch.ids)
         with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
@@ -185,7 +200,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
             mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
             accelerator.backward(mean)
-        each = torch.stack([terms.error, terms.nll, terms.kl], dim=1).detach()
+        each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid], dim=1).detach()
         sums += (each.to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
     return sums
 
@@ -214,10 +229,10 @@ def leave_out(run: Run, batch: Batch, count: float) -> None:
     Raises:
         NonFiniteError: the loss isn't finite and the recipe says stop.
     """
-    if run.accelerator.scaler is not None:
-        run.accelerator.scaler.update()  # the gradients were unscaled: it waits for a step otherwise
     if not count:
         return
+    if run.accelerator.scaler is not None:
+        run.accelerator.scaler.update()  # the gradients were unscaled: it waits for a step otherwise
     if run.config.train.guard == "skip":
         say(run, f"step {run.state.step + 1} left out: its loss or gradient is not finite")
         return
@@ -243,7 +258,7 @@ def follow(run: Run, totals: Totals, count: float) -> None:
 def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
     """Write a step's loss and its terms, in nats per image."""
     values = {
-        "loss": (totals.nll + totals.kl) / count,
+        "loss": (totals.nll + also["beta"] * totals.kl_paid) / count,
         "nll": totals.nll / count,
         "kl": totals.kl / count,
         "sigma": run.scale,

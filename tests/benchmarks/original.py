@@ -42,6 +42,7 @@ from dvae.data.batches import Batch
 from dvae.errors import UserError, exit_code_of
 from dvae.evaluate import evaluate_weights
 from dvae.files import locked, write_json
+from dvae.find import load
 from dvae.generate import reconstruct, sample
 from dvae.metrics import psnr, ssim
 from dvae.models.blocks import VAEOutput
@@ -49,7 +50,7 @@ from dvae.models.dogvae import DogVAE
 from dvae.pictures import grid, mirrored, save_png, to_pixels
 from dvae.recipe import load_config
 from dvae.streams import Streams, open_streams
-from dvae.weights import Weights, load
+from dvae.weights import Weights
 
 RECIPE = Path(__file__).parents[2] / "configs" / "dogvae-127.toml"
 KL_WEIGHT = 0.00025

