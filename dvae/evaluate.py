@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dvae.data.batches import Batch, Loader, Pictures, evaluation_plan
+from dvae.data.batches import Batch, Loader, Pictures
 from dvae.data.index import find_split
+from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.errors import DataError, UserError
 from dvae.files import write_json

@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from dvae.data.batches import Loader, Pictures, evaluation_plan, first_batch
+from dvae.data.batches import Loader, Pictures, first_batch
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS, SUFFIXES
 from dvae.data.index import find_split
+from dvae.data.plans import evaluation_plan
 from dvae.data.reader import BadSample, Picture, Reader
 from dvae.errors import UserError
 from dvae.evaluate import telling_bad

@@ -9,12 +9,11 @@ from dvae.config import Config
 from dvae.data.batches import (
     Loader,
     Pictures,
-    evaluation_plan,
     first_batch,
-    training_plan,
 )
 from dvae.data.index import Split, find_split, read_splits
 from dvae.data.order import Order
+from dvae.data.plans import evaluation_plan, training_plan
 from dvae.data.reader import Reader
 from dvae.errors import UserError
 
