@@ -196,6 +196,30 @@ def find_split(folder: Path, name: str) -> Split:
     return split
 
 
+def data_differences(before: Sequence[Shard], now: Sequence[Shard]) -> list[str]:
+    """What changed from one list of shards to another, in a few lines; [] where nothing did."""
+    old, new = {s.name: s for s in before}, {s.name: s for s in now}
+    both = [name for name in new if name in old]
+    edited = [n for n in both if new[n].samples == old[n].samples and new[n] != old[n]]
+    recounted = [n for n in both if new[n].samples != old[n].samples]
+    found = {
+        "removed": [name for name in old if name not in new],
+        "added": [name for name in new if name not in old],
+        "with another number of samples": recounted,
+        "with other bytes": edited,
+    }
+    lines = [
+        f"{len(names)} shards {what} ({_few(names)})" for what, names in found.items() if names
+    ]
+    if not lines and list(before) != list(now):
+        lines = ["the same shards in another order"]
+    return lines
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+
 def missing_shards(split: Split) -> list[str]:
     """What is wrong with the files of a split by their presence and sizes: one line each."""
     problems = []
