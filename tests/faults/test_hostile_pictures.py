@@ -8,7 +8,8 @@ from dvae.data.index import find_split
 from dvae.data.reader import Reader
 from shards.sources import list_pictures
 from tests.conftest import DOGS, RECIPE
-from tests.faults.limited import MEMORY, run_limitedfrom tests.faults.shard_files import read_all
+from tests.faults.limited import MEMORY, run_limited
+from tests.faults.shard_files import read_all
 
 HOSTILE = DOGS / "hostile"
 pytestmark = [
