@@ -23,7 +23,7 @@ import numpy as np
 from dvae.errors import DataError, UserError
 from dvae.files import MANIFEST, write_bytes, write_json
 
-FORMAT = "dvae-shards/1"
+FORMAT = "dvae-shards/2"
 _INDEX_HEADER = 4096  # bytes, more than numpy's ever is
 # What some program takes for a command, a URL, an option, a variable or a pattern.
 _UNSAFE = re.compile(r"[-.]|.*[/\\:|$`{}*?\x00-\x1f]|(?!.*\.tar$)", re.DOTALL)
@@ -37,6 +37,7 @@ SAMPLE = np.dtype(
         ("orientation", "u1"),  # EXIF orientation 1 … 8; 1 is upright
         ("json_offset", "<u8"),
         ("json_size", "<u8"),  # 0: the sample has no JSON member
+        ("json_crc32", "<u4"),  # of the JSON member's bytes
     ]
 )
 
@@ -163,7 +164,8 @@ def read_splits(folder: Path) -> dict[str, Split]:
     try:
         if value["format"] != FORMAT:
             raise UserError(
-                f"{folder / MANIFEST} has the format {value['format']!r}, not {FORMAT!r}"
+                f"{folder / MANIFEST} has the format {str(value['format'])[:60]!r}, not {FORMAT!r}: "
+                f"{_remedy(folder)}"
             )
         splits = {
             str(name): Split(folder, str(name), tuple(_shard(s, folder) for s in shards))

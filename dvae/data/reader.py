@@ -89,19 +89,13 @@ class Reader:
             BadSample: it can't be read, is cut short, or isn't what was packed.
         """
         shard, row = self._locate(sample)
-        data = self._member(shard, int(row["offset"]), int(row["size"]), MAX_BYTES)
-        if self.verify and zlib.crc32(data) != int(row["crc32"]):
-            raise BadSample("its bytes are not those that were packed (CRC-32 differs)")
-        return Picture(data, int(row["orientation"]))
+        return Picture(self._member(shard, row, "", MAX_BYTES), int(row["orientation"]))
 
     def about(self, sample: int) -> dict[str, Any]:
-        """The JSON member of a sample, {} where it has none, an invalid one or another's."""
+        """The JSON member of a sample, {} where it has none or a damaged one."""
         shard, row = self._locate(sample)
-        offset, size = int(row["json_offset"]), int(row["json_size"])
-        if not size or self._key(shard, offset) != self._key(shard, int(row["offset"])):
-            return {}
         try:
-            value = json.loads(self._member(shard, offset, size, MAX_JSON_BYTES))
+            value = json.loads(self._member(shard, row, "json_", MAX_JSON_BYTES) or b"{}")
         except (BadSample, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
@@ -110,17 +104,14 @@ class Reader:
         """The shard, key and offset of a sample, for a report."""
         shard, row = self._locate(sample)
         offset = int(row["offset"])
-        folder, named = self._shard(shard)
-        name = named.name if len(self.splits) == 1 else str(folder / named.name)
-        return Place(name, self._key(shard, offset), offset)
-
-    def _key(self, shard: int, offset: int) -> str:
-        """What the header before a member's data calls it, up to the base name's first dot."""
         try:
             member = self._read(shard, offset - BLOCK, 100).split(b"\0")[0]
         except BadSample:
-            return "?"
-        return member.decode("utf-8", "backslashreplace").rsplit("/", 1)[-1].split(".")[0]
+            member = b"?"
+        key = member.decode("utf-8", "backslashreplace").rsplit("/", 1)[-1].split(".")[0]
+        folder, named = self._shard(shard)
+        name = named.name if len(self.splits) == 1 else str(folder / named.name)
+        return Place(name, key, offset)
 
     def _locate(self, sample: int) -> tuple[int, np.void]:
         shard = bisect.bisect_right(self._first, sample) - 1
@@ -131,12 +122,17 @@ class Reader:
         self._keep(self._rows, shard, rows)
         return shard, rows[sample - self._first[shard]]
 
-    def _member(self, shard: int, offset: int, size: int, largest: int) -> bytes:
+    def _member(self, shard: int, row: np.void, field: str, largest: int) -> bytes:
+        """A member's bytes, where the row's fields of that name say; checked."""
+        offset, size = int(row[f"{field}offset"]), int(row[f"{field}size"])
         if size > largest:
             raise BadSample(f"its {size} bytes are more than {largest}")
-        if self.verify and not is_whole(self._read(shard, offset - BLOCK, BLOCK)):
+        if self.verify and size and not is_whole(self._read(shard, offset - BLOCK, BLOCK)):
             raise BadSample("its header in the tar is damaged")
-        return self._read(shard, offset, size)
+        data = self._read(shard, offset, size)
+        if self.verify and zlib.crc32(data) != int(row[f"{field}crc32"]):
+            raise BadSample("its bytes are not those that were packed (CRC-32 differs)")
+        return data
 
     def _shard(self, number: int) -> tuple[Path, Shard]:
         """A shard by its number over all splits, and the folder that it lies in."""
