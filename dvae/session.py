@@ -125,12 +125,13 @@ def set_up(config: Config, accelerator: Accelerator, streams: Streams) -> Run:
     ema = Ema(bare, config.optim.ema) if config.optim.ema else None
     checkpoints = Checkpoints(config.folder / "checkpoints", config.train.keep)
     state = resume(checkpoints, bare, ema, optimizer, accelerator)
-    if state.data and state.data != streams.split.digest:
+    if state.data and state.data != streams.sources.digest:
         raise CheckpointError(
-            f"{config.folder} was trained on other shards than {config.data.train} holds now: "
+            f"{config.folder} was trained on other shards than {', '.join(config.data.paths)} holds "
+            "now: "
             "choose another run.name, or bring the shards back"
         )
-    state.data = streams.split.digest
+    state.data = streams.sources.digest
     model, wrapped = accelerator.prepare(bare, optimizer)
     if state.loss_scale and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state.loss_scale)

@@ -152,7 +152,7 @@ def count_good(run: Run, batch: Batch) -> float:
     good = float(run.accelerator.reduce(as_tensor(run, [float(batch.weights.sum())]), "sum")[0])
     batch.append_bad(config.folder / "bad_samples.jsonl")
     state.bad_samples += config.train.global_batch_size - round(good)
-    seen = max((state.step + 1) * config.train.global_batch_size, run.streams.order.samples)
+    seen = max((state.step + 1) * config.train.global_batch_size, run.streams.sources.order.samples)
     if state.bad_samples > config.data.max_bad * seen:
         raise DataError(
             f"{state.bad_samples} bad samples by step {state.step + 1} are more than "
@@ -252,6 +252,7 @@ def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
     if run.bare.is_variational:
         values["bits_per_dim"] = bits_per_dim(run.config, totals, count)
     run.monitor.scalars(values | also, run.state.step)
+    run.monitor.sources(run.streams.sources.drawn(run.state.step), run.state.step)
 
 
 def bits_per_dim(config: Config, totals: Totals, count: float) -> float:

@@ -220,7 +220,7 @@ def compare(given: argparse.Namespace) -> None:
     overrides += [f"data.threads={given.threads}", f"train.global_batch_size={given.batch}"]
     config = load_config(RECIPE, overrides)
     streams = open_streams(config, world_size=1)
-    settings = {"train": streams.split.digest, "seed": given.seed, "batch": given.batch}
+    settings = {"train": streams.sources.digest, "seed": given.seed, "batch": given.batch}
     with locked(given.out):
         path = given.out / "settings.json"
         if path.is_file() and json.loads(path.read_text()) != settings:
