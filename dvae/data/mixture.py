@@ -66,7 +66,7 @@ class Mixture:
         """(k,) int64: samples of each source in a block."""
         return np.array(quotas(self.weights, self.batch_size), dtype=np.int64)
 
-    @property
+    @cached_property
     def places(self) -> int:
         """Q, slots in a block."""
         return int(self.quotas.sum())
