@@ -10,6 +10,8 @@ from dvae.data.formats import MAX_PIXELS
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
+Latents = Annotated[int, Field(ge=1, le=65536)]
 FREE: JsonDict = {
     "free": True
 }  # marks a key that a resumed run may have changed: it doesn't alter the result
@@ -25,25 +27,25 @@ class DogVAEConfig(Part):
     """The historical network at 127 pixels."""
 
     name: Literal["dogvae"]
-    latent_dim: Positive = 256
+    latent_dim: Latents = 256
 
 
 class AutoencoderConfig(Part):
     """The historical network without its Gaussian."""
 
     name: Literal["autoencoder"]
-    latent_dim: Positive = 256
+    latent_dim: Latents = 256
 
 
 class ResVAEConfig(Part):
     """The residual VAE; see `dvae.models.resvae.ResVAE`."""
 
     name: Literal["resvae"]
-    image_size: int = Field(64, ge=11)  # pixels; SSIM looks through windows of 11
-    channels: tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...] = (32, 64, 128, 192)
-    latent_dim: Positive = 128
-    num_res_blocks: Positive = 1
-    patch_size: Positive = 1  # pixels
+    image_size: int = Field(64, ge=11, le=4096)  # pixels; SSIM looks through windows of 11
+    channels: tuple[Channels, ...] = Field((32, 64, 128, 192), max_length=12)
+    latent_dim: Latents = 128
+    num_res_blocks: int = Field(1, ge=1, le=64)
+    patch_size: int = Field(1, ge=1, le=64)  # pixels
     gradient_checkpointing: bool = False
 
     @model_validator(mode="after")

@@ -2,15 +2,16 @@
 
 import dataclasses
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from dvae.data.batches import Loader, Pictures
+from dvae.data.batches import Batch, Loader, Pictures
 from dvae.data.index import find_split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
-from dvae.errors import UserError
+from dvae.errors import DataError, UserError
 from dvae.files import write_json
 from dvae.metrics import Evaluation, evaluate
 from dvae.weights import Weights
@@ -21,7 +22,7 @@ ROWS = (
     ("images", "pictures", "d"),
     ("psnr", "PSNR, dB", ".2f"),
     ("ssim", "SSIM", ".4f"),
-    ("loss", "negative ELBO, nats an image", ".1f"),
+    ("negative_elbo", "negative ELBO, nats an image", ".1f"),
     ("nll", "reconstruction, nats an image", ".1f"),
     ("kl", "KL, nats an image", ".1f"),
     ("bits_per_dim", "bits/dim", ".4f"),
@@ -39,7 +40,19 @@ def evaluate_weights(weights: Weights, shards: Path, split: str, limit: int = 0)
     plan = evaluation_plan(count, BATCH, 0, 1)
     with Loader(plan, pictures) as batches:
         bar = tqdm(batches, total=-(-count // BATCH), unit="batch", disable=None)
-        return evaluate(weights.model, bar, weights.about.loss, weights.about.scale, seed=0)
+        about = weights.about
+        result = evaluate(weights.model, telling_bad(bar), about.loss, about.scale, seed=0)
+    if not result.images:
+        raise DataError(f"none of the {count} pictures of {shards} can be read: pack them again")
+    return result
+
+
+def telling_bad(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches; names on stderr what is bad in them."""
+    for batch in batches:
+        for bad in batch.bad:
+            tqdm.write(f"left out: {bad}", file=sys.stderr)
+        yield batch
 
 
 def table(result: Evaluation) -> str:
@@ -59,6 +72,7 @@ def report(weights: Weights, shards: Path, split: str, limit: int, out: Path | N
     result = evaluate_weights(weights, shards, split, limit)
     sys.stdout.write(table(result) + "\n")
     if out:
-        values = dataclasses.asdict(result) | {"loss": result.loss, "step": weights.about.step}
+        values = dataclasses.asdict(result)
+        values |= {"negative_elbo": result.negative_elbo, "step": weights.about.step}
         write_json(out, values)
         sys.stdout.write(f"written to {out}\n")

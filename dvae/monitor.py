@@ -57,7 +57,8 @@ class Monitor:
         """Write what was measured on the validation split."""
         if not self.writer:
             return
-        for name in ("psnr", "ssim", "nll", "kl", "loss", "bits_per_dim", "active_units"):
+        names = ("psnr", "ssim", "nll", "kl", "negative_elbo", "bits_per_dim", "active_units")
+        for name in names:
             value = getattr(result, name)
             if value is not None:
                 self.writer.add_scalar(f"val/{name}", value, step)

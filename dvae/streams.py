@@ -24,6 +24,12 @@ class Streams:
     pictures: Pictures  # of training: cropped and flipped
     held_out: Pictures  # of validation: the centre of each
 
+    @property
+    def held_out_count(self) -> int:
+        """The validation pictures that are measured on."""
+        count = len(self.held_out.reader)
+        return min(count, self.config.eval.images or count)
+
     def training(self, start: int, rank: int, world_size: int, first_epoch: int = 0) -> Loader:
         """This process's share of the global batches from the step `start` on, without end.
 
@@ -35,10 +41,9 @@ class Streams:
 
     def evaluation(self, rank: int, world_size: int) -> Loader:
         """This process's share of the validation pictures, each of them once."""
-        count = len(self.held_out.reader)
-        count = min(count, self.config.eval.images or count)
-        batch = self.config.train.global_batch_size
-        plan = evaluation_plan(count, batch, rank, world_size)
+        share = self.config.train.global_batch_size // world_size
+        batch = world_size * (self.config.train.micro_batch_size or share)
+        plan = evaluation_plan(self.held_out_count, batch, rank, world_size)
         return Loader(plan, self.held_out, self.config.data.threads, self.config.data.ahead)
 
     def fixed(self, count: int) -> torch.Tensor:

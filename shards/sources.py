@@ -15,15 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from dvae.data.formats import SUFFIXES
+from dvae.data.formats import MAX_BYTES, SUFFIXES
 from dvae.errors import UserError
 from shards.geometry import Box
 from shards.pictures import PictureError
 
 EXTENSIONS = frozenset(suffix.encode() for suffix in SUFFIXES)
 _COLUMNS = ("file", "x0", "y0", "x1", "y1")
-
-MAX_BYTES = 256 << 20  # of a picture file; a larger one is rejected unread
 
 
 class Found(NamedTuple):

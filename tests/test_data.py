@@ -134,11 +134,13 @@ def test_a_flipped_bit_in_a_picture_is_a_bad_sample_that_is_named(copied):
     assert [(b.sample, b.place) for b in batch.bad] == [(5, place)]
 
 
-def test_a_damaged_header_hides_nothing(copied):
+def test_a_damaged_header_costs_its_own_sample_alone(copied):
     reader = Reader(find_split(copied, "train"))
     place = reader.place(2)
     flip_bit(copied / place.shard, place.offset - 512 + 130)
-    assert len(reader.picture(2).data) > 0
+    with pytest.raises(BadSample, match="header in the tar is damaged"):
+        reader.picture(2)
+    assert len(reader.picture(1).data) > 0
     assert len(reader.picture(3).data) > 0
 
 

@@ -32,6 +32,9 @@ class Bad(NamedTuple):
     place: Place
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.place.shard}, {self.place.key} at byte {self.place.offset}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -46,8 +49,8 @@ class Batch:
     weights: np.ndarray  # (n,) 1, or 0 for a bad or a padding sample
     bad: Sequence[Bad]
 
-    def part(self, samples: slice) -> "Batch":
-        """A micro-batch: some of the samples."""
+    def part(self, samples: slice | np.ndarray) -> "Batch":
+        """Some of the samples, by their places in the batch."""
         return replace(
             self,
             epochs=self.epochs[samples],
@@ -57,17 +60,17 @@ class Batch:
             weights=self.weights[samples],
         )
 
-    def append_bad(self, path: Path) -> None:
+    def append_bad(self, path: Path, split: str) -> None:
         """Append the bad samples to a list that several processes share, one JSON line each."""
         if not self.bad:
             return
-        where = {"epoch": self.epoch, "step": self.step}
+        where = {"split": split, "epoch": self.epoch, "step": self.step}
         lines = [
             json.dumps({**where, "sample": bad.sample, **vars(bad.place), "reason": bad.reason})
             for bad in self.bad
         ]
-        with path.open("a") as file:
-            file.write("\n".join(lines) + "\n")  # one write: lines of several processes don't mix
+        with path.open("ab", buffering=0) as file:
+            file.write(("\n".join(lines) + "\n").encode())  # at once: lines of processes don't mix
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,12 @@ class Loader:
         bad = [entry for task in tasks for entry in task.result()]
         weights = batch.weights.copy()
         weights[np.isin(batch.ids, [entry.sample for entry in bad])] = 0
+        read, planned = np.count_nonzero(weights), np.count_nonzero(batch.weights)
+        if read + len(bad) != planned:
+            raise RuntimeError(
+                f"epoch {batch.epoch}, step {batch.step}: {read} samples read and {len(bad)} bad "
+                f"ones are not the {planned} planned: this is a fault of dvae's, please report it"
+            )
         return replace(batch, weights=weights, bad=bad)
 
     def _start(self, plan: Plan) -> tuple[Batch, list[Future[list[Bad]]]]:
