@@ -13,8 +13,10 @@ import io
 import json
 import re
 import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -42,7 +44,7 @@ SAMPLE = np.dtype(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a manifest may name a million
 class Shard:
     """A tar and its index, as the manifest names them."""
 
@@ -71,11 +73,17 @@ class Split:
         """Samples in each shard: (S,) int64."""
         return np.array([shard.samples for shard in self.shards], dtype=np.int64)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the shards' names, digests and counts: equal if and only if the data are."""
-        text = json.dumps([asdict(shard) for shard in self.shards], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        digest = hashlib.sha256(b"[")
+        encode = json.JSONEncoder(sort_keys=True).encode
+        names = [field.name for field in fields(Shard)]
+        for number, shard in enumerate(self.shards):  # as JSON, but never all of it at once
+            text = encode({name: getattr(shard, name) for name in names})
+            digest.update((", " * (number > 0) + text).encode())
+        digest.update(b"]")
+        return digest.hexdigest()
 
 
 def index_name(shard_name: str) -> str:
@@ -200,22 +208,38 @@ def find_split(folder: Path, name: str) -> Split:
 
 def data_differences(before: Sequence[Shard], now: Sequence[Shard]) -> list[str]:
     """What changed from one list of shards to another, in a few lines; [] where nothing did."""
-    old, new = {s.name: s for s in before}, {s.name: s for s in now}
+    old, new = _by_name(before), _by_name(now)
     both = [name for name in new if name in old]
-    edited = [n for n in both if new[n].samples == old[n].samples and new[n] != old[n]]
-    recounted = [n for n in both if new[n].samples != old[n].samples]
     found = {
         "removed": [name for name in old if name not in new],
         "added": [name for name in new if name not in old],
-        "with another number of samples": recounted,
-        "with other bytes": edited,
+        "with another number of samples": [n for n in both if new[n].samples != old[n].samples],
+        "with other bytes": [
+            n for n in both if new[n].samples == old[n].samples and new[n] != old[n]
+        ],
     }
     lines = [
         f"{len(names)} shards {what} ({_few(names)})" for what, names in found.items() if names
     ]
-    if not lines and list(before) != list(now):
-        lines = ["the same shards in another order"]
+    kept = [name for name in old if name in new]
+    moved = [(was, is_now) for was, is_now in zip(kept, both, strict=True) if was != is_now]
+    if moved:
+        lines.append(f"another order of the shards: {moved[0][1]} where {moved[0][0]} was")
+    samples = [sum(shard.samples for shard in shards) for shards in (before, now)]
+    if samples[0] != samples[1]:
+        lines.append(f"{samples[0]} samples became {samples[1]}")
     return lines
+
+
+def _by_name(shards: Sequence[Shard]) -> dict[str, Shard]:
+    """Shards by their names; where folders hold equal ones, the later are numbered."""
+    found: dict[str, Shard] = {}
+    times: Counter[str] = Counter()
+    for shard in shards:
+        times[shard.name] += 1
+        again = f" #{times[shard.name]}" if times[shard.name] > 1 else ""
+        found[shard.name + again] = shard
+    return found
 
 
 def _few(names: Sequence[str]) -> str:

@@ -116,6 +116,14 @@ class Mixture:
         blocks, step_of_block = divmod(step, self._block_steps)
         return blocks * self.quotas + self._drawn_in_block[step_of_block]
 
+    def slots_of(self, number: int) -> np.ndarray:
+        """(q_i,) the slot of the global batch that holds each of a source's samples of a block."""
+        places = np.arange(self.places)
+        source, mine = self._deal(places)
+        slots = np.empty(self.quotas[number], dtype=np.int64)
+        slots[mine[source == number]] = places[source == number] % self.batch_size
+        return slots
+
     @cached_property
     def _block_steps(self) -> int:
         return self.places // self.batch_size
