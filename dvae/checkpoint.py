@@ -9,7 +9,7 @@ A folder gets its name only when everything in it is on the disk (design contrac
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dvae.optim import load_optimizer_tensors, optimizer_tensors
 from dvae.weights import mismatches, read_tensors
 
 STATE = "state.json"
+NETWORK, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -37,8 +38,13 @@ class State:
     best_step: int | None = None
     best_loss: float | None = None  # nats per image, on the validation split
     bad_samples: int = 0  # in all processes
-    data: str = ""  # digest of the training split
+    data: str = ""  # digest of the shards that are trained on
+    first_step: int = 0  # the step at which these data began
+    first_epoch: int = 0  # the number of the epoch that began then
+    epochs: int = 0  # that have begun
     loss_scale: dict[str, Any] | None = None  # of fp16
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    measured: int | None = None  # the step of that evaluation
     version: str = __version__
     torch: str = torch.__version__
 
@@ -70,10 +76,10 @@ class Checkpoints:
         """
         path = self.folder / f"step-{state.step:08d}"
         with whole_folder(path) as temporary:
-            _save(model.state_dict(), temporary / "model.safetensors")
+            _save(model.state_dict(), temporary / NETWORK)
             if ema:
-                _save(ema.model.state_dict(), temporary / "ema.safetensors")
-            _save(optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+                _save(ema.model.state_dict(), temporary / AVERAGE)
+            _save(optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
             (temporary / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
         wrong = damage(path)
         if wrong:
@@ -94,13 +100,9 @@ class Checkpoints:
             passed.append(f"checkpoint {path.name} is damaged: {wrong}")
         return None, passed
 
-    def clean(self) -> None:
-        """Remove what killed runs left unfinished."""
-        for path in self.folder.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(path, ignore_errors=True)
-
     def _prune(self, state: State) -> None:
-        found = self.names()
+        # Later ones are damaged, or the run would have gone on from them: they don't count.
+        found = {step: path for step, path in self.names().items() if step <= state.step}
         kept = {*list(found)[-self.keep :], state.step, state.best_step}
         for step, path in found.items():
             if step not in kept:
@@ -117,10 +119,19 @@ def restore(
     Raises:
         CheckpointError: it belongs to another network.
     """
-    _load(path / "model.safetensors", model)
+    _load(path / NETWORK, model)
     if ema:
-        _load(path / "ema.safetensors", ema.model)
-    load_optimizer_tensors(model, optimizer, read_tensors(path / "optimizer.safetensors"))
+        _load(path / AVERAGE, ema.model)
+    load_optimizer_tensors(model, optimizer, read_tensors(path / OPTIMIZER))
+    return read_state(path)
+
+
+def read_state(path: Path) -> State:
+    """The counters of a checkpoint.
+
+    Raises:
+        CheckpointError: they are missing, or not of this version.
+    """
     try:
         return State(**json.loads((path / STATE).read_text()))
     except (OSError, ValueError, TypeError) as error:

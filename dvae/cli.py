@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # torch is imported by the commands that need it: --help answ
     from dvae.weights import Weights
 
 
+MOST = 1_000_000  # pictures, or columns, that an option may ask for
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     given = _parser().parse_args(arguments)
@@ -82,8 +85,8 @@ def _add_sheet(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _positive(text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    if not 1 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text} must be between 1 and {MOST}")
     return value
 
 
@@ -105,7 +108,7 @@ def _sample(given: argparse.Namespace) -> None:
     from dvae.pictures import grid
 
     images = generate.sample(_load(given), given.count, given.seed, given.temperature)
-    columns = given.columns or math.ceil(given.count**0.5)
+    columns = min(given.count, given.columns or math.ceil(given.count**0.5))
     _write(grid(images, columns), given.out)
 
 
@@ -122,7 +125,7 @@ def _interpolate(given: argparse.Namespace) -> None:
     from dvae.pictures import grid
 
     images = generate.between(_load(given), given.first, given.second, given.count)
-    _write(grid(images, given.columns or given.count), given.out)
+    _write(grid(images, min(given.count, given.columns or given.count)), given.out)
 
 
 def _encode(given: argparse.Namespace) -> None:
@@ -139,7 +142,8 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 
 def _load(given: argparse.Namespace) -> "Weights":
-    from dvae.weights import load, resolve_device
+    from dvae.find import load
+    from dvae.weights import resolve_device
 
     weights = load(given.weights)
     weights.model.to(resolve_device(given.device))

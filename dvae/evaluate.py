@@ -22,7 +22,7 @@ ROWS = (
     ("images", "pictures", "d"),
     ("psnr", "PSNR, dB", ".2f"),
     ("ssim", "SSIM", ".4f"),
-    ("loss", "negative ELBO, nats an image", ".1f"),
+    ("negative_elbo", "negative ELBO, nats an image", ".1f"),
     ("nll", "reconstruction, nats an image", ".1f"),
     ("kl", "KL, nats an image", ".1f"),
     ("bits_per_dim", "bits/dim", ".4f"),
@@ -72,6 +72,7 @@ def report(weights: Weights, shards: Path, split: str, limit: int, out: Path | N
     result = evaluate_weights(weights, shards, split, limit)
     sys.stdout.write(table(result) + "\n")
     if out:
-        values = dataclasses.asdict(result) | {"loss": result.loss, "step": weights.about.step}
+        values = dataclasses.asdict(result)
+        values |= {"negative_elbo": result.negative_elbo, "step": weights.about.step}
         write_json(out, values)
         sys.stdout.write(f"written to {out}\n")

@@ -65,6 +65,13 @@ def optimal_scale(mean_error: float, likelihood: str) -> float:
     return max(scale, LEAST_SCALE)
 
 
+def current_scale(config: LossConfig, mean_error: float | None) -> float:
+    """The scale that a recipe fixes, or the optimal one for the error seen so far; grey levels."""
+    if config.scale != "optimal":
+        return config.scale
+    return FIRST_SCALE if mean_error is None else optimal_scale(mean_error, config.likelihood)
+
+
 def squared_error(reconstruction: Tensor, images: Tensor) -> Tensor:
     """Sum over the pixels of the squared error: (B, 3, H, W) twice -> (B,) in grey levels squared."""
     return _error(reconstruction, images).square().flatten(1).sum(1)

@@ -37,7 +37,7 @@ class Evaluation:
     kl_per_dim: tuple[float, ...]  # nats
 
     @property
-    def loss(self) -> float:
+    def negative_elbo(self) -> float:
         """The negative evidence lower bound, nats per image."""
         return self.nll + self.kl
 

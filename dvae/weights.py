@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -37,7 +36,8 @@ class About:
     loss: LossConfig
     scale: float  # of the likelihood, grey levels
     step: int
-    metrics: dict[str, Any]  # of the validation split when they were saved
+    metrics: dict[str, Any]  # of the validation split
+    measured: int | None  # the step that the metrics are of
     recipe: dict[str, Any]  # the whole of it
 
     def to_json(self) -> dict[str, Any]:
@@ -50,6 +50,7 @@ class About:
             "scale": self.scale,
             "step": self.step,
             "metrics": self.metrics,
+            "measured": self.measured,
             "recipe": self.recipe,
         }
 
@@ -92,39 +93,26 @@ def export(folder: Path, model: LatentModel, about: About) -> None:
         write_weights(temporary, model, about)
 
 
-def load(source: str) -> Weights:
-    """Weights from a run, a weights folder or a Hub id.
-
-    Raises:
-        UserError: there is no such thing.
-        CheckpointError: the folder is damaged or holds something else.
-    """
-    path = Path(source)
-    for folder in (path / "weights", path):
-        if (folder / CONFIG).is_file() or (folder / MODEL).is_file():
-            return read_weights(folder)
-    if path.exists():
-        raise UserError(f"{source} holds no weights: give a run, its weights folder, or a Hub id")
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise UserError(f"{source} does not exist: give a run, its weights folder, or a Hub id")
-    try:
-        return Weights.from_pretrained(source)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source} is neither a folder here nor on the Hub: {reason}") from None
-
-
 def read_weights(folder: Path) -> Weights:
     """Open a weights folder; where it has a manifest, everything is checked against it."""
     wrong = damage(folder) if (folder / MANIFEST).is_file() else None
     if wrong:
         raise CheckpointError(f"{folder} is damaged: {wrong}: copy it again or export it anew")
-    about = _read_about(folder / CONFIG)
-    model = build(about.model)
-    tensors = read_tensors(folder / MODEL)
-    problems = mismatches(tensors, model.state_dict())
+    return open_network(folder / MODEL, _read_about(folder / CONFIG), CONFIG)
+
+
+def open_network(path: Path, about: About, source: str) -> Weights:
+    """The network that `about`, of the file `source`, describes, with the tensors of `path`.
+
+    Raises:
+        CheckpointError: the tensors are of another network; nothing of its size was allocated.
+    """
+    tensors = read_tensors(path)
+    with torch.device("meta"):
+        problems = mismatches(tensors, build(about.model).state_dict())
     if problems:
-        raise CheckpointError(f"{folder / MODEL} is not of its {CONFIG}'s network: {problems}")
+        raise CheckpointError(f"{path} is not of its {source}'s network: {problems}")
+    model = build(about.model)
     model.load_state_dict(tensors)
     return Weights(model, about)
 
@@ -164,6 +152,7 @@ def _read_about(path: Path) -> About:
             scale=float(value["scale"]),
             step=int(value["step"]),
             metrics=dict(value["metrics"]),
+            measured=value["measured"],
             recipe=dict(value["recipe"]),
         )
     except OSError as error:
@@ -179,6 +168,9 @@ def model_card(model: LatentModel, about: About) -> str:
     """The README.md that goes with the weights."""
     count = sum(parameter.numel() for parameter in model.parameters())
     rows = "\n".join(f"| {name} | {value} |" for name, value in about.metrics.items())
+    measured = "Not measured yet:"
+    if about.measured is not None:
+        measured = f"On the validation split at step {about.measured:,}:"
     return f"""---
 library_name: dvae
 pipeline_tag: unconditional-image-generation
@@ -200,7 +192,7 @@ weights = Weights.from_pretrained("THIS_FOLDER")
 images = weights.model.decode(torch.randn(25, {model.latent_dim}))  # (25, 3, H, W) in about [-1, 1]
 ```
 
-On the validation split when they were saved:
+{measured}
 
 | metric | value |
 | --- | --- |
@@ -212,6 +204,8 @@ On the validation split when they were saved:
 
 def resolve_device(name: str | None = None) -> torch.device:
     """The named device, else the accelerator that is there, else the CPU."""
+    if name == "meta":
+        raise UserError("--device=meta holds no numbers: give cpu, cuda, mps …")
     if name:
         try:
             return torch.empty(0, device=name).device

@@ -14,7 +14,7 @@ while [ $# -gt 0 ]; do
         --dogs) dogs=${2:?--dogs needs a number}; shift ;;
         -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         -*) echo "error: unknown option $1: see --help" >&2; exit 2 ;;
-        *=*) overrides+=("$1") ;;
+        [a-z]*.[a-z]*=*) overrides+=("$1") ;;
         *) pictures=$(realpath -m "$1") ;;
     esac
     shift
@@ -29,7 +29,7 @@ install_project
 export PATH="$root/.venv/bin:$PATH"
 
 name=drawn-dogs
-[ -z "$pictures" ] || name=$(basename "$pictures")
+[ -z "$pictures" ] || name=$(basename "$pictures")-$(printf %s "$pictures" | cksum | cut -d " " -f 1)
 out=${out:-$root/quickstart/$name}
 mkdir -p "$out"
 

@@ -180,22 +180,23 @@ def _usable(file: BinaryIO, path: Path, skip: _Skip) -> Iterator[tar.Member]:
             yield member
 
 
-def _note(file: BinaryIO, notes: list[tar.Member], skip: _Skip) -> tuple[int, int]:
-    """Where the first JSON of a sample lies, and its size: 0, 0 where there is no valid one."""
+def _note(file: BinaryIO, notes: list[tar.Member], skip: _Skip) -> tuple[int, int, int]:
+    """Where the first JSON of a sample lies, its size and CRC-32; zeros without a valid one."""
     for member in notes[1:]:
         skip(member, "a further JSON of its sample")
     if not notes:
-        return 0, 0
+        return 0, 0, 0
     first = notes[0]
     if first.size > MAX_JSON_BYTES:
         skip(first, "huge JSON")
-        return 0, 0
+        return 0, 0, 0
+    data = os.pread(file.fileno(), first.size, first.offset)
     try:
-        json.loads(os.pread(file.fileno(), first.size, first.offset))
+        json.loads(data)
     except (ValueError, RecursionError):
         skip(first, "damaged JSON")
-        return 0, 0
-    return first.offset, first.size
+        return 0, 0, 0
+    return first.offset, first.size, zlib.crc32(data)
 
 
 def _parts(member: tar.Member) -> tuple[str, str]:

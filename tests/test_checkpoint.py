@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 import subprocess
 import sys
 
@@ -13,9 +14,11 @@ from dvae.checkpoint import Checkpoints, State, restore
 from dvae.config import LossConfig, OptimConfig, ResVAEConfig
 from dvae.ema import Ema
 from dvae.errors import CheckpointError, UserError
+from dvae.files import remove_unfinished
+from dvae.find import load
 from dvae.networks import build
 from dvae.optim import learning_rate, make_optimizer
-from dvae.weights import About, Weights, export, load, read_weights
+from dvae.weights import About, Weights, export, read_weights
 
 SMALL = ResVAEConfig(name="resvae", image_size=32, channels=(8, 16), latent_dim=8, patch_size=2)
 
@@ -94,7 +97,7 @@ def test_a_folder_that_a_killed_run_left_is_no_checkpoint_and_is_removed(tmp_pat
     (tmp_path / ".tmp-99-step-00000009").mkdir(parents=True)
     checkpoints = Checkpoints(tmp_path, keep=1)
     assert checkpoints.newest() == (None, [])
-    checkpoints.clean()
+    remove_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,6 +139,7 @@ def about(**changes):
         "scale": 12.5,
         "step": 7,
         "metrics": {"psnr": 20.5},
+        "measured": 6,
         "recipe": {"train": {"seed": 3}},
     }
     return About(**(parts | changes))
@@ -152,6 +156,7 @@ def test_a_weights_folder_opens_as_what_was_exported(tmp_path):
         for a, b in zip(weights.model.parameters(), model.parameters(), strict=True):
             assert torch.equal(a, b)
     assert "PSNR" not in (tmp_path / "run" / "weights" / "README.md").read_text()
+    assert "On the validation split at step 6:" in (tmp_path / "run/weights/README.md").read_text()
     assert "| psnr | 20.5 |" in (tmp_path / "run" / "weights" / "README.md").read_text()
 
 
@@ -254,3 +259,27 @@ def test_the_average_follows_the_weights_and_copies_buffers():
     ema.update(model, 10**6)
     for averaged, new in zip(ema.model.parameters(), model.parameters(), strict=True):
         assert torch.equal(averaged, new)
+
+
+def test_a_configuration_that_asks_for_more_than_the_file_holds_is_refused(tmp_path):
+    model, *_ = trained_parts(1)
+    Weights(model, about()).save_pretrained(tmp_path / "w")
+    value = json.loads((tmp_path / "w" / "config.json").read_text())
+    value["model"] |= {"latent_dim": 65536, "channels": [8192] * 6, "image_size": 4096}
+    (tmp_path / "w" / "config.json").write_text(json.dumps(value))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="not of its config.json's network"):
+        load(str(tmp_path / "w"))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200_000  # KiB; the network would take terabytes
+
+
+def test_damaged_later_checkpoints_do_not_count_among_those_that_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2)
+    parts = trained_parts(1)
+    for step in (1, 2, 9):
+        checkpoints.save(State(step=step), *parts)
+    (tmp_path / "step-00000009" / "state.json").write_text("")
+    for step in (3, 4):
+        checkpoints.save(State(step=step), *parts)
+    assert set(checkpoints.names()) == {3, 4, 9}

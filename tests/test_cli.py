@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from dvae.cli import main
 from dvae.data.index import find_split
-from dvae.weights import load
+from dvae.find import load
 
 from .conftest import give_network
 
@@ -62,6 +62,32 @@ def test_samples_are_decoded_from_the_prior_alone(trained):
     with torch.no_grad():
         expected = weights.model.decode(z)
     torch.testing.assert_close(generate.sample(weights, 3, 5, 1.0), expected)
+
+
+def test_a_checkpoint_is_opened_as_what_was_exported_at_its_step(trained, tmp_path):
+    weights = load(str(trained))
+    checkpoint = load(str(trained / "checkpoints" / "step-00000006"))
+    assert checkpoint.about == weights.about
+    z = torch.ones(1, 8)
+    assert torch.equal(checkpoint.model.decode(z), weights.model.decode(z))
+    earlier = load(str(trained / "checkpoints" / "step-00000003"))
+    assert earlier.about.step == earlier.about.measured == 3
+    assert not torch.equal(earlier.model.decode(z), weights.model.decode(z))
+
+
+def test_a_damaged_checkpoint_is_told(trained, capsys):
+    path = trained / "checkpoints" / "step-00000003"
+    (path / "model.safetensors").write_bytes(b"")
+    assert main(["sample", str(path)]) == 4
+    assert "step-00000003 is damaged" in capsys.readouterr().err
+
+
+def test_more_columns_than_pictures_are_as_many_as_pictures(trained, tmp_path):
+    out = tmp_path / "s.png"
+    assert (
+        main(["sample", str(trained), "--count", "2", "--columns", "9999", "--out", str(out)]) == 0
+    )
+    assert pixels(out).shape == (32, 2 * 34 - 2, 3)
 
 
 @pytest.mark.parametrize("kind", ["folder", "files", "shards"])
@@ -158,6 +184,8 @@ def test_a_plain_autoencoder_is_not_sampled(recipe, train, capsys):
         (["encode", "{run}", "{shards}", "x", "--split", "test"], "no split 'test'"),
         (["sample", "{run}", "--out", "{run}"], "is a folder"),
         (["sample", "{run}", "--device", "nonsense"], "--device=nonsense"),
+        (["sample", "{run}", "--device", "meta"], "--device=meta"),
+        (["sample", "{run}/checkpoints"], "holds no weights"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(trained, shards, capsys, arguments, message):

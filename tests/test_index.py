@@ -45,8 +45,9 @@ def rows(folder, split="train"):
     for shard in read_splits(folder)[split].shards:
         data = (folder / shard.name).read_bytes()
         for row in read_index(folder, shard):
-            offset, size, crc32, orientation, note, note_size = (int(value) for value in row)
+            offset, size, crc32, orientation, note, note_size, note_crc32 = map(int, row)
             assert zlib.crc32(data[offset : offset + size]) == crc32
+            assert zlib.crc32(data[note : note + note_size]) == note_crc32
             found.append((data[offset : offset + size], data[note : note + note_size], orientation))
     return found
 

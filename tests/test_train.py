@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -56,6 +57,29 @@ def test_a_run_leaves_recipe_checkpoints_weights_and_tensorboard(trained):
     assert set(seen.Tags()["images"]) == {"reconstructions", "samples", "interpolations"}
     assert "val/kl_per_dim" in seen.Tags()["histograms"]
     assert "recipe/text_summary" in seen.Tags()["tensors"]
+
+
+def test_the_loss_that_is_logged_is_the_one_that_is_trained(recipe, train):
+    overrides = ["loss.beta=3", "loss.free_bits=0.5", "train.steps=2", "loss.scale=20"]
+    assert train(recipe, *overrides) == 0
+    seen = events(recipe.parent / "runs" / "tiny")
+    last = {n: seen.Scalars(f"train/{n}")[-1].value for n in ("loss", "nll", "kl", "beta")}
+    paid = (last["loss"] - last["nll"]) / last["beta"]
+    assert last["beta"] == 3
+    assert paid >= 8 * 0.5 - 1e-3  # each of 8 dimensions pays at least its free bits
+    assert paid >= last["kl"] - 1e-3
+
+
+def test_the_card_says_at_which_step_it_was_measured_after_a_resume_too(recipe, train):
+    assert train(recipe, "train.steps=4", "eval.every=2", "optim.schedule=constant") == 0
+    overrides = ["train.steps=6", "eval.every=100", "train.save_every=5"]
+    run = recipe.parent / "runs" / "tiny"
+    before = json.loads((run / "weights" / "config.json").read_text())
+    assert (before["step"], before["measured"]) == (4, 4)
+    assert train(recipe, *overrides, "optim.schedule=constant") == 0
+    card = (run / "weights" / "README.md").read_text()
+    assert "On the validation split at step 6:" in card
+    assert "| psnr |" in card
 
 
 def test_the_loss_falls(recipe, train):
@@ -129,8 +153,31 @@ def test_other_shards_under_the_same_path_are_refused(recipe, train, shards, tmp
     value = json.loads((copy / "manifest.json").read_text())
     value["splits"]["train"].pop()
     (copy / "manifest.json").write_text(json.dumps(value))
-    assert train(recipe, f"data.train={copy}") == 4
-    assert "trained on other shards" in capsys.readouterr().err
+    assert train(recipe, f"data.train={copy}") == 3
+    error = capsys.readouterr().err
+    assert "1 shards removed (train-00000" in error
+    assert "--accept-new-data" in error
+
+
+def test_accepted_new_data_begin_a_new_epoch_and_go_on_to_the_bit(
+    recipe, train, shards, tmp_path, capsys
+):
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    recipe.write_text(recipe.read_text().replace(str(shards), str(copy)))
+    more = ["optim.schedule=constant", "train.save_every=2"]
+    assert train(recipe, "train.steps=5", *more) == 0
+    run = recipe.parent / "runs" / "tiny"
+    before = state(run, 5)
+    assert (before["first_step"], before["first_epoch"], before["epochs"]) == (0, 0, 2)
+    value = json.loads((copy / "manifest.json").read_text())
+    value["splits"]["train"].pop()
+    (copy / "manifest.json").write_text(json.dumps(value))
+    assert train(recipe, "train.steps=8", *more, "--accept-new-data") == 0
+    after = state(run, 8)
+    assert (after["first_step"], after["first_epoch"]) == (5, 2)
+    assert after["data"] != before["data"]
+    assert train(recipe, "train.steps=9", *more) == 0  # it was accepted for good
+    assert len(json.dumps(state(run, 9))) < 1024
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(recipe, train, trained, capsys):
@@ -280,6 +327,31 @@ def test_a_run_without_a_good_sample_learns_nothing_and_breaks_nothing(
     assert all(torch.isfinite(t).all() for t in after.values())
     assert not any(name.startswith("optimizer/") for name in after)  # no step was taken
     assert state(run, 2)["bad_samples"] == 32
+
+
+def test_bad_pictures_do_not_reach_the_statistics_of_a_batch(
+    recipe, train, shards, tmp_path, monkeypatch
+):
+    """What stands in a bad picture's slot changes nothing, BatchNorm's averages included."""
+    import dvae.data.batches
+
+    give_network(recipe, "dogvae")
+    copy = spoiled(shards, tmp_path, [2, 30, 31, 40])
+    overrides = ["train.steps=3", "optim.ema=0", "data.max_bad=1", f"data.train={copy}"]
+    assert train(recipe, "run.name=black", *overrides) == 0
+    fill = dvae.data.batches.Pictures.decode_into
+
+    def noisy(self, images, ids, crops):
+        bad = fill(self, images, ids, crops)
+        for slot in np.flatnonzero(np.isin(ids, [entry.sample for entry in bad])):
+            images[slot] = 200
+        return bad
+
+    monkeypatch.setattr(dvae.data.batches.Pictures, "decode_into", noisy)
+    assert train(recipe, "run.name=bright", *overrides) == 0
+    runs = recipe.parent / "runs"
+    assert state(runs / "black", 3)["bad_samples"] > 0
+    assert equal(tensors(runs / "black", 3), tensors(runs / "bright", 3))
 
 
 def test_a_damaged_recipe_of_a_run_is_told(recipe, train, trained, capsys):

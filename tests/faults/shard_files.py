@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dvae.data.batches import Bad, Loader, Pictures, evaluation_plan
+from dvae.data.batches import Bad, Loader, Pictures
 from dvae.data.index import find_split, write_shard_manifest
+from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from shards.tar import BLOCK
 from shards.writer import Sample, ShardWriter

@@ -1,0 +1,60 @@
+"""Weights by what a user calls them: a run, a weights folder, a checkpoint, or a Hub id."""
+
+from pathlib import Path
+
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from dvae.checkpoint import AVERAGE, NETWORK, STATE, read_state
+from dvae.errors import CheckpointError, UserError
+from dvae.files import damage
+from dvae.losses import current_scale
+from dvae.recipe import parse_config, read_toml
+from dvae.weights import CONFIG, MODEL, About, Weights, open_network, read_weights
+
+FORMS = "give a run, its weights folder, one of its checkpoints/step-N, or a Hub id"
+
+
+def load(source: str) -> Weights:
+    """Weights from a run, a weights folder, a checkpoint of a run, or a Hub id.
+
+    Raises:
+        UserError: there is no such thing.
+        CheckpointError: the folder is damaged or holds something else.
+    """
+    path = Path(source)
+    if (path / STATE).is_file():
+        return _of_checkpoint(path.absolute())
+    for folder in (path / "weights", path):
+        if (folder / CONFIG).is_file() or (folder / MODEL).is_file():
+            return read_weights(folder)
+    if path.exists():
+        raise UserError(f"{source} holds no weights: {FORMS}")
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"{source} does not exist: {FORMS}")
+    try:
+        return Weights.from_pretrained(source)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{source} is neither a folder here nor on the Hub: {reason}") from None
+
+
+def _of_checkpoint(path: Path) -> Weights:
+    """What would have been exported at a step of a run: the averaged weights where there are any."""
+    wrong = damage(path)
+    if wrong:
+        raise CheckpointError(f"{path} is damaged: {wrong}: take another checkpoint of the run")
+    recipe = path.parents[1] / "config.toml"
+    config = parse_config(read_toml(recipe), str(recipe))
+    state = read_state(path)
+    about = About(
+        config.model,
+        config.loss,
+        current_scale(config.loss, state.mean_error),
+        state.step,
+        state.metrics,
+        state.measured,
+        config.model_dump(mode="json", exclude={"run"}),
+    )
+    averaged = path / AVERAGE
+    tensors = averaged if averaged.is_file() else path / NETWORK
+    return open_network(tensors, about, recipe.name)
