@@ -76,7 +76,7 @@ class Reader:
             )
         self.split = split
         self.verify = verify
-        self._open_files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
+        self._open_files = _open_files()
         self._first = [0, *np.cumsum(split.counts).tolist()]
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._rows: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -157,5 +157,13 @@ class Reader:
         with self._lock:
             cache[shard] = value
             cache.move_to_end(shard)
-            if len(cache) > max(self._open_files, 1):
+            if len(cache) > self._open_files:
                 cache.popitem(last=False)
+
+
+def _open_files() -> int:
+    """How many shards a reader keeps open: a small part of what the process may."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return OPEN_FILES
+    return max(1, min(OPEN_FILES, allowed // 8))
