@@ -118,10 +118,8 @@ def read_index(folder: Path, shard: Shard) -> np.ndarray:
     if rows is None:
         raise DataError(f"{path} does not hold {shard.samples} rows: {_remedy(folder)}")
     ends = np.maximum(rows["offset"] + rows["size"], rows["json_offset"] + rows["json_size"])
-    numbers = [
-        rows[name] for name in ("offset", "size", "json_offset", "json_size")
-    ]  # sums may wrap
-    if max(values.max(initial=0) for values in (ends, *numbers)) > shard.bytes:
+    fields = rows["offset"], rows["size"], rows["json_offset"], rows["json_size"]
+    if max(values.max(initial=0) for values in (ends, *fields)) > shard.bytes:  # sums may wrap
         raise DataError(f"{path} points past the end of {shard.name}: {_remedy(folder)}")
     return rows
 

@@ -71,7 +71,7 @@ class Reader:
             _refuse_missing(split)
         self.splits = splits
         self.verify = verify
-        self._open_files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
+        self._open_files = _open_files()
         counts = np.concatenate([split.counts for split in splits])
         self._first = [0, *np.cumsum(counts).tolist()]
         self._first_shard = [0, *np.cumsum([len(split.shards) for split in splits]).tolist()]
@@ -161,7 +161,7 @@ class Reader:
         with self._lock:
             cache[shard] = value
             cache.move_to_end(shard)
-            if len(cache) > max(self._open_files, 1):
+            if len(cache) > self._open_files:
                 cache.popitem(last=False)
 
 
@@ -173,3 +173,11 @@ def _refuse_missing(split: Split) -> None:
             f"{len(problems)} files of {len(split.shards)} shards are not what {split.folder}'s "
             f"manifest says: {shown}: copy them again, or pack anew"
         )
+
+
+def _open_files() -> int:
+    """How many shards a reader keeps open: a small part of what the process may."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return OPEN_FILES
+    return max(1, min(OPEN_FILES, allowed // 8))
