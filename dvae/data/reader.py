@@ -92,12 +92,21 @@ class Reader:
         return Picture(self._member(shard, row, "", MAX_BYTES), int(row["orientation"]))
 
     def about(self, sample: int) -> dict[str, Any]:
-        """The JSON member of a sample, {} where it has none or a damaged one."""
+        """The JSON member of a sample, {} where it has none or a damaged one.
+
+        A member that holds a class or a text instead becomes {"label": TEXT}.
+        """
         shard, row = self._locate(sample)
         try:
-            value = json.loads(self._member(shard, row, "json_", MAX_JSON_BYTES) or b"{}")
-        except (BadSample, ValueError, RecursionError):
+            data = self._member(shard, row, "json_", MAX_JSON_BYTES) or b"{}"
+        except BadSample:
             return {}
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            value = data.decode("utf-8", "replace")
+        if isinstance(value, str | int):
+            return {"label": str(value).strip()}
         return value if isinstance(value, dict) else {}
 
     def place(self, sample: int) -> Place:
