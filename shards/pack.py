@@ -29,7 +29,7 @@ from dvae import __version__
 from dvae.data.index import write_shard_manifest
 from dvae.errors import UserError, exit_code_of
 from dvae.files import locked, whole_file
-from shards import output, report
+from shards import output, summary
 from shards.boxes import read_boxes
 from shards.folder import Folder
 from shards.options import Options, parse
@@ -67,7 +67,7 @@ def pack(options: Options) -> None:
     if not listing.pictures:
         raise UserError(
             f"SOURCE {str(options.source)!r} holds no picture (jpg, png, webp, bmp, gif, tif)"
-            f"{report.ignored(listing)}: give the folder that holds the pictures themselves"
+            f"{summary.ignored(listing)}: give the folder that holds the pictures themselves"
         )
     wanted = _options_of_the_bytes(options, listing)
     if options.boxes:
@@ -120,7 +120,7 @@ def _write_shards(
     }
     made = {name: writer.shards for name, writer in writers.items()}
     write_shard_manifest(options.out, made, about)
-    report.tell(options.out, listing, made, reasons, time.monotonic() - start)
+    summary.tell(options.out, listing, made, reasons, time.monotonic() - start)
 
 
 def _write_samples(
@@ -180,7 +180,7 @@ def _check_counts(counts: dict[str, int], reasons: Counter[str], options: Option
     if not any(counts.values()):
         raise UserError(
             f"none of the {reasons.total()} pictures in {str(options.source)!r} can be packed "
-            f"({report.most_common(reasons)}): give intact pictures"
+            f"({summary.most_common(reasons)}): give intact pictures"
         )
     for name, count in counts.items():
         if not count and options.val is not None:
@@ -191,7 +191,7 @@ def _check_counts(counts: dict[str, int], reasons: Counter[str], options: Option
         if not count:
             raise UserError(
                 f"the split {name} is empty, all its pictures are rejected "
-                f"({report.most_common(reasons)}): mend them"
+                f"({summary.most_common(reasons)}): mend them"
             )
 
 
