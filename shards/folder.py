@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dvae.data.formats import MAX_BYTES
 from dvae.errors import UserError
 from shards.pictures import PictureError
-from shards.sources import MAX_BYTES, Item, has_picture_name, label_of
+from shards.sources import Item, has_picture_name, label_of
 
 
 @dataclass(frozen=True)

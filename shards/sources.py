@@ -16,8 +16,6 @@ from shards.geometry import Box
 
 _EXTENSIONS = frozenset(suffix.encode() for suffix in SUFFIXES)
 
-MAX_BYTES = 256 << 20  # of a picture file; a larger one is rejected unread
-
 
 class Item(NamedTuple):
     """One picture of a source, unread."""
