@@ -46,7 +46,7 @@ class Tars:
         Raises:
             UserError: a tar can't be read or is damaged; names the byte.
         """
-        for start, path in zip(self._starts, self.paths, strict=True):
+        for start, path in zip(self.starts, self.paths, strict=True):
             with open_archive(path) as file:
                 for member in tar.members(file, str(path)):
                     name = inner_name(member.name.encode("utf-8", "surrogateescape"))
@@ -60,11 +60,11 @@ class Tars:
 
     def read(self, item: Item) -> bytes:
         """The bytes of a file of `files`."""
-        number = bisect.bisect_right(self._starts, item.place) - 1
-        return read_range(self.paths[number], item.place - self._starts[number], item.size)
+        number = bisect.bisect_right(self.starts, item.place) - 1
+        return read_range(self.paths[number], item.place - self.starts[number], item.size)
 
     @cached_property
-    def _starts(self) -> list[int]:
+    def starts(self) -> list[int]:
         """The place at which each tar begins."""
         sizes = (path.stat().st_size for path in self.paths)
         return list(accumulate(sizes, initial=0))[:-1]

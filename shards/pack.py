@@ -30,12 +30,13 @@ from dvae.data.index import write_shard_manifest
 from dvae.errors import UserError, exit_code_of
 from dvae.files import locked, whole_file
 from shards import output, summary
-from shards.boxes import read_boxes
-from shards.folder import Folder
-from shards.options import Options, parse
+from shards.boxes import choose_boxes
+from shards.layouts import FOLDER
+from shards.options import RARE, Options, parse
 from shards.parallel import in_order
 from shards.pictures import PictureError, prepare, quiet
-from shards.sources import Item, Listing, Plain, Source, list_items, shown, shuffled
+from shards.recognise import open_source
+from shards.sources import Item, Listing, Source, list_items, shown, shuffled
 from shards.splits import split_of, splits_of
 from shards.writer import Sample, ShardWriter
 
@@ -62,7 +63,7 @@ def pack(options: Options) -> None:
     """
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"OUT {str(options.out)!r} is a file: give a folder")
-    source = Plain(Folder(options.source))
+    kind, source = open_source(options.source, options.layout)
     listing = list_items(source)
     if not listing.pictures:
         raise UserError(
@@ -70,10 +71,11 @@ def pack(options: Options) -> None:
             f"{summary.ignored(listing)}: give the folder that holds the pictures themselves"
         )
     wanted = _options_of_the_bytes(options, listing)
-    if options.boxes:
-        boxes = read_boxes(options.boxes, options.source)
-        wanted["boxes"] = boxes.sha256
-        listing.pictures = boxes.given_to(listing.pictures)
+    wanted["boxes"] = choose_boxes(options, listing)
+    if options.ignore_splits:
+        listing.pictures = [item._replace(split=None) for item in listing.pictures]
+    if kind != FOLDER:
+        sys.stdout.write(f"source    {kind} (--layout names another)\n")
     try:
         with locked(options.out):
             finished = output.find_finished(options.out)
@@ -164,16 +166,11 @@ def _pack_one(options: Options, source: Source, item: Item) -> Packed:
 
 def _options_of_the_bytes(options: Options, listing: Listing) -> dict[str, Any]:
     """What determines the bytes of the shards; a finished folder with the same is left alone."""
-    return {
-        "size": options.size,
-        "quality": options.quality,
-        "boxes": None,
-        "shard_bytes": options.shard_bytes,
-        "val": options.val,
-        "split": options.split,
-        "seed": options.seed,
-        "pictures": listing.digest,
-    }
+    always = ("size", "quality", "shard_bytes", "val", "split", "seed")
+    # These stand in the manifest where they're asked for, so that older manifests still agree.
+    asked = [name for name in RARE if getattr(options, name) != getattr(Options, name)]
+    values = {name: getattr(options, name) for name in (*always, *asked)}
+    return values | {"boxes": None, "pictures": listing.digest}
 
 
 def _check_counts(counts: dict[str, int], reasons: Counter[str], options: Options) -> None:
