@@ -51,8 +51,8 @@ class Tars:
                 for member in tar.members(file, str(path)):
                     name = inner_name(member.name.encode("utf-8", "surrogateescape"))
                     if not member.is_regular:
-                        # Folders end with a slash or, old ones, hold no data: neither is a loss.
-                        ignored["special files"] += not member.name.endswith("/")
+                        if not member.name.endswith("/"):
+                            ignored["special files"] += 1
                     elif is_hidden(name):
                         ignored["hidden files"] += 1
                     else:
@@ -159,8 +159,8 @@ def _central_directory(file: BinaryIO, path: Path) -> tuple[int, int]:
     total = os.fstat(file.fileno()).st_size
     start = max(0, total - _END.size - 0xFFFF)  # a comment of at most 65,535 bytes may follow
     tail = os.pread(file.fileno(), total - start, start)
-    found = tail.rfind(b"PK\5\6")
-    if found < 0 or len(tail) - found < _END.size:
+    found = _end_record(tail)
+    if found is None:
         raise UserError(f"{str(path)!r} is no zip, or its end is missing: copy it again")
     _, _, _, _, count, size, place, _ = _END.unpack_from(tail, found)
     if count == 0xFFFF or 0xFFFFFFFF in (size, place):
@@ -173,6 +173,17 @@ def _central_directory(file: BinaryIO, path: Path) -> tuple[int, int]:
     if place + size > start + found or count * _ENTRY.size > size:
         raise _damaged(path, start + found)
     return place, count
+
+
+def _end_record(tail: bytes) -> int | None:
+    """Where the record is whose comment reaches to the end; a comment may hold its signature too."""
+    found = tail.rfind(b"PK\5\6")
+    while found >= 0:
+        comment = tail[found + _END.size - 2 : found + _END.size]
+        if len(comment) == 2 and found + _END.size + int.from_bytes(comment, "little") == len(tail):
+            return found
+        found = tail.rfind(b"PK\5\6", 0, found)
+    return None
 
 
 def _entry(file: BinaryIO, place: int, path: Path) -> _Entry:

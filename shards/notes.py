@@ -9,23 +9,25 @@ from typing import TypeVar
 from dvae.errors import UserError
 from shards.geometry import Box
 from shards.pictures import PictureError
-from shards.sources import Item, Tree
+from shards.sources import Item
 from shards.voc import read_box
 
 _Value = TypeVar("_Value")
 
 
 class Notes:
-    """The notes of a tree.
+    """The notes of a data set.
 
     Args:
-        tree: what they're read from.
+        read: gives a file's bytes, or raises PictureError.
         files: what they are, by their name inside the data set.
         ignored: receives how many annotations are damaged.
     """
 
-    def __init__(self, tree: Tree, files: dict[str, Item], ignored: Counter[str]) -> None:
-        self._tree = tree
+    def __init__(
+        self, read: Callable[[Item], bytes], files: dict[str, Item], ignored: Counter[str]
+    ) -> None:
+        self._read = read
         self._files = files
         self._ignored = ignored
 
@@ -39,7 +41,7 @@ class Notes:
         if name is None:
             return []
         try:
-            return parse(self._tree.read(self._files[name]))
+            return parse(self._read(self._files[name]))
         except (ValueError, PictureError) as error:
             raise UserError(
                 f"SOURCE has {name!r}, which cannot be read ({error}): mend it, or give "
@@ -79,7 +81,7 @@ class Notes:
         if item is None:
             return None
         try:
-            return read_box(self._tree.read(item))
+            return read_box(self._read(item))
         except (ValueError, PictureError):
             self._ignored["damaged annotations"] += 1
             return None

@@ -1,5 +1,6 @@
 """Tells what a SOURCE is by what it holds, or takes `--layout`'s word for it."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class DataSet:
 
     tree: Tree
     layout: Layout
-    prefix: str
+    prefix: bytes
 
     def items(self, ignored: Counter[str]) -> Iterator[Item]:
         """The pictures that the layout has, with their class, split and box.
@@ -39,13 +40,13 @@ class DataSet:
         """
         notes = {
             name: file
-            for file in self.tree.files(Counter())
-            if re.fullmatch(self.layout.notes, name := self._inside(file))
+            for file in self._files(Counter())
+            if re.fullmatch(self.layout.notes, name := os.fsdecode(file.name))
         }
-        describe = self.layout.describe(Notes(self.tree, notes, ignored))
+        describe = self.layout.describe(Notes(self.read, notes, ignored))
         pictures = re.compile(self.layout.pictures)
-        for file in self.tree.files(ignored):
-            name = self._inside(file)
+        for file in self._files(ignored):
+            name = os.fsdecode(file.name)
             match = pictures.fullmatch(name)
             known = describe(match) if match else "other files"
             if not isinstance(known, str):
@@ -55,10 +56,15 @@ class DataSet:
 
     def read(self, item: Item) -> bytes:
         """The bytes of a picture of `items`."""
-        return self.tree.read(item)
+        return self.tree.read(item._replace(name=self.prefix + item.name))
 
-    def _inside(self, file: Item) -> str:
-        return _text(file).removeprefix(self.prefix)
+    def _files(self, ignored: Counter[str]) -> Iterator[Item]:
+        """The files below the prefix, named without it."""
+        for file in self.tree.files(ignored):
+            if file.name.startswith(self.prefix):
+                yield file._replace(name=file.name[len(self.prefix) :])
+            else:
+                ignored["other files"] += 1
 
 
 def open_source(path: Path, layout: str | None = None) -> tuple[str, Source]:
@@ -127,7 +133,7 @@ def _recognised(tree: Tree, name: str | None) -> DataSet | None:
     total = 0
     for file in tree.files(Counter()):
         total += has_picture_name(file.name)
-        text = _text(file)
+        text = os.fsdecode(file.name)
         if not _MAYBE.match(text):
             continue
         for prefix in {"", text[: text.find("/") + 1]}:
@@ -137,7 +143,7 @@ def _recognised(tree: Tree, name: str | None) -> DataSet | None:
                     candidates.setdefault(place, _Candidate(layout)).see(text[len(prefix) :])
     for (number, prefix), candidate in sorted(candidates.items(), key=lambda pair: pair[0]):
         if not candidate.missing and 3 * candidate.pictures >= total:
-            return DataSet(tree, LAYOUTS[number], prefix)
+            return DataSet(tree, LAYOUTS[number], os.fsencode(prefix))
     return None
 
 
@@ -153,7 +159,3 @@ class _Candidate:
         """Take a file into account."""
         self.missing -= {mark for mark in self.missing if re.fullmatch(mark, name)}
         self.pictures += bool(re.fullmatch(self._layout.pictures, name))
-
-
-def _text(file: Item) -> str:
-    return file.name.decode("utf-8", "surrogateescape")

@@ -3,7 +3,7 @@
 Members of one sample stand together and share the name up to its first dot. The first picture is the
 sample's; its label is `label` of the JSON, else the text of a `cls` member; its split is the shard's
 name without its number. In our own shards the JSON's `source` is the picture's name, so that packing
-them again, with the same options, gives the same bytes.
+untouched pictures again, with the same options, gives the same bytes.
 """
 
 import json
@@ -43,9 +43,11 @@ class WebDatasetShards:
             for _, group in groupby(files, key=lambda file: _parts(file.name)[0]):
                 sample = list(group)
                 pictures = [file for file in sample if has_picture_name(file.name)]
-                ignored["samples without a picture"] += not pictures
-                ignored["further pictures of a sample"] += max(0, len(pictures) - 1)
-                if pictures:
+                for _ in pictures[1:]:
+                    ignored["further pictures of a sample"] += 1
+                if not pictures:
+                    ignored["samples without a picture"] += 1
+                else:
                     about = _about(path, sample)
                     name = os.fsencode(path.name) + b"/" + pictures[0].name
                     if is_ours and isinstance(about.get("source"), str):
