@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -123,14 +124,18 @@ def _item(record: dict[str, Any], folder: bytes) -> Item:
     name = record.get("file") or record.get("url")
     if not isinstance(name, str) or not name or "\0" in name:
         raise _LineError("no file or URL")
+    try:
+        encoded = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise _LineError("a name with half a character") from None
     label, split = _text(record, "label"), _text(record, "split")
     box = _box(record)
     scheme = _SCHEME.match(name)
     if scheme and (scheme[1] or "").lower() not in ("http", "https"):
         raise _LineError(f"{name[:80]!r} is neither a path nor an http or https URL")
     if scheme:
-        return Item(name.encode("utf-8", "surrogateescape"), 0, label, box, split)
-    path = os.path.normpath(name.encode("utf-8", "surrogateescape"))
+        return Item(encoded, 0, label, box, split)
+    path = os.path.normpath(encoded)
     return Item(path, _size(os.path.join(folder, path)), label, box, split)
 
 
@@ -143,10 +148,13 @@ def _text(record: dict[str, Any], key: str) -> str | None:
 
 def _box(record: dict[str, Any]) -> Box | None:
     corners = record.get("box") or [record.get(corner, "") for corner in _CORNERS]
-    if all(corner == "" or corner is None for corner in corners):
+    if corners in ([""] * 4, [None] * 4):
         return None
     try:
-        x0, y0, x1, y1 = map(int, corners)
+        # Not of floats, which int() would cut off.
+        x0, y0, x1, y1 = (
+            int(corner) if isinstance(corner, str) else index(corner) for corner in corners
+        )
     except (TypeError, ValueError):
         raise _LineError(f"the box {str(corners)[:60]} is not four whole numbers") from None
     return x0, y0, x1, y1
