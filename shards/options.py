@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from dvae.errors import UserError
+from shards.form import Form, add_form, taken_from
 from shards.layouts import NAMES
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-RARE = ("ignore_splits",)  # options of the bytes that came after the first manifests
-_MAX_SIDE = 65535  # pixels, of a JPEG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +25,7 @@ class Options:
 
     source: Path
     out: Path
-    size: int | None = None  # pixels, the shorter side
-    quality: int = 92
+    form: Form = Form()
     layout: str | None = None
     boxes: Path | None = None  # "source": the boxes that SOURCE itself names
     shard_bytes: int = 256 << 20
@@ -39,12 +37,6 @@ class Options:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.size is not None and not 1 <= self.size <= _MAX_SIDE:
-            raise UserError(
-                f"--size {self.size}: give the shorter side in pixels, 1 to {_MAX_SIDE}"
-            )
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"--quality {self.quality}: give a JPEG quality from 1 to 100")
         if self.shard_bytes < 1:
             raise UserError(f"--shard-bytes {self.shard_bytes}: give a size such as 256MB")
         if self.val is not None and not 0 < self.val < 1:
@@ -85,8 +77,7 @@ def parse(arguments: Sequence[str]) -> Options:
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="folder, list, archive, shards or data set")
     add("out", type=Path, metavar="OUT", help="folder that receives the shards")
-    add("--size", type=int, metavar="N", help="shrink the shorter side to N pixels; never enlarges")
-    add("--quality", type=int, default=92, help="of JPEGs that have to be encoded (default 92)")
+    add_form(add)
     add("--layout", choices=NAMES, help="what SOURCE is, where it's not recognised rightly")
     add("--boxes", type=Path, metavar="CSV", help="crop boxes, file,x0,y0,x1,y1; or: source")
     add("--shard-bytes", type=_bytes, default=256 << 20, metavar="BYTES", help="default 256MB")
@@ -96,7 +87,9 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--seed", type=int, default=0, help="of the order of samples and of --val's choice")
     add("--workers", type=int, default=min(os.cpu_count() or 1, 16), help="threads that decode")
     add("--overwrite", action="store_true", help="replace shards that an earlier run put in OUT")
-    return Options(**vars(parser.parse_args(arguments)))
+    parsed = parser.parse_args(arguments)
+    form = taken_from(parsed)
+    return Options(form=form, **vars(parsed))
 
 
 def _bytes(text: str) -> int:

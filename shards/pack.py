@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
@@ -31,8 +32,9 @@ from dvae.errors import UserError, exit_code_of
 from dvae.files import locked, whole_file
 from shards import output, summary
 from shards.boxes import choose_boxes
+from shards.form import Form
 from shards.layouts import FOLDER
-from shards.options import RARE, Options, parse
+from shards.options import Options, parse
 from shards.parallel import in_order
 from shards.pictures import PictureError, prepare, quiet
 from shards.recognise import open_source
@@ -146,7 +148,7 @@ def _write_samples(
 def _pack_one(options: Options, source: Source, item: Item) -> Packed:
     try:
         original = source.read(item)
-        made = prepare(original, item.box, options.size, options.quality)
+        made = prepare(original, item.box, options.form)
     except PictureError as error:
         return Packed(item, reason=str(error))
     content = hashlib.sha256(original)
@@ -166,11 +168,21 @@ def _pack_one(options: Options, source: Source, item: Item) -> Packed:
 
 def _options_of_the_bytes(options: Options, listing: Listing) -> dict[str, Any]:
     """What determines the bytes of the shards; a finished folder with the same is left alone."""
-    always = ("size", "quality", "shard_bytes", "val", "split", "seed")
+    form = options.form
+    always = {
+        "size": form.size,
+        "quality": form.quality,
+        "boxes": None,
+        "shard_bytes": options.shard_bytes,
+        "val": options.val,
+        "split": options.split,
+        "seed": options.seed,
+        "pictures": listing.digest,
+    }
     # These stand in the manifest where they're asked for, so that older manifests still agree.
-    asked = [name for name in RARE if getattr(options, name) != getattr(Options, name)]
-    values = {name: getattr(options, name) for name in (*always, *asked)}
-    return values | {"boxes": None, "pictures": listing.digest}
+    later = asdict(form) | {"ignore_splits": options.ignore_splits}
+    usual = asdict(Form()) | {"ignore_splits": False}
+    return always | {name: value for name, value in later.items() if value != usual[name]}
 
 
 def _check_counts(counts: dict[str, int], reasons: Counter[str], options: Options) -> None:
