@@ -44,9 +44,10 @@ def find_finished(folder: Path) -> dict[str, Any] | None:
 def check_same(folder: Path, about: dict[str, Any], options: dict[str, Any]) -> None:
     """Raises `UserError` if the finished run in `folder` had other options, or lost a shard."""
     had = about["options"]
-    differing = [key for key in sorted(options) if had.get(key) != options[key]]
+    keys = sorted(had.keys() | options.keys())
+    differing = [key for key in keys if had.get(key) != options.get(key)]
     if differing:
-        pairs = ", ".join(_difference(key, had.get(key), options[key]) for key in differing)
+        pairs = ", ".join(_difference(key, had.get(key), options.get(key)) for key in differing)
         raise UserError(
             f"OUT {str(folder)!r} already holds shards made otherwise ({pairs}): "
             f"give another folder, or --overwrite"
