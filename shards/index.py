@@ -110,13 +110,22 @@ def split_of(name: str) -> str:
     return _NUMBER.sub("", name.removesuffix(".tar")) or "train"
 
 
-def _index_tar(path: Path) -> Indexed:
+def samples_of(path: Path) -> tuple[np.ndarray, list[Skipped]]:
+    """The samples of a tar, (n,) of `SAMPLE`, and the members that aren't used.
+
+    Raises:
+        UserError: a damaged tar.
+    """
     skipped: list[Skipped] = []
     with path.open("rb") as file:
         rows = list(_rows(file, path, skipped))
-    samples = np.array(rows, dtype=SAMPLE)
+    return np.array(rows, dtype=SAMPLE), skipped
+
+
+def _index_tar(path: Path) -> Indexed:
+    samples, skipped = samples_of(path)
     index_sha256 = write_index(path.parent / index_name(path.name), samples)
-    shard = Shard(path.name, path.stat().st_size, sha256(path), len(rows), index_sha256)
+    shard = Shard(path.name, path.stat().st_size, sha256(path), len(samples), index_sha256)
     return Indexed(shard, split_of(path.name), skipped)
 
 
@@ -133,10 +142,10 @@ def _rows(file: BinaryIO, path: Path, skipped: list[Skipped]) -> Iterator[tuple[
             usable.append(member)
         elif not member.name.endswith("/"):
             skip(member, "no key" if member.is_regular else "not a plain file")
-    for _, group in groupby(usable, key=lambda member: _parts(member)[0]):
+    for _, group in groupby(usable, key=lambda member: parts_of(member)[0]):
         sample = list(group)
-        pictures = [member for member in sample if _parts(member)[1] in _PICTURES]
-        notes = [member for member in sample if _parts(member)[1] == "json"]
+        pictures = [member for member in sample if parts_of(member)[1] in _PICTURES]
+        notes = [member for member in sample if parts_of(member)[1] == "json"]
         whole = [member for member in pictures if 0 < member.size <= MAX_BYTES]
         if not whole:
             skip(sample[0], "sample without a picture" if not pictures else "empty or huge picture")
@@ -150,10 +159,11 @@ def _rows(file: BinaryIO, path: Path, skipped: list[Skipped]) -> Iterator[tuple[
         yield (*place, zlib.crc32(data), stored_orientation(data), *note)
 
 
-def _parts(member: tar.Member) -> tuple[str, str]:
-    """A member's key and its extension, lower case."""
+def parts_of(member: tar.Member) -> tuple[str, str]:
+    """A member's key and its extension, lower case; what has no key is all key."""
     match = _KEY.fullmatch(member.name)
-    assert match
+    if not match:
+        return member.name, ""
     return match[1], match[2].lower()
 
 
