@@ -26,7 +26,7 @@ from shards.census import TILE, Census, take_census, tasks
 from shards.options import Parser
 from shards.parallel import in_order
 from shards.pictures import quiet
-from shards.report import page
+from shards.page import page
 from shards.sources import shown
 from shards.verify import manifest_of
 
