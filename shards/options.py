@@ -54,11 +54,6 @@ class Options:
         if self.workers < 1:
             raise UserError(f"--workers {self.workers}: give 1 or more")
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The names of the splits that the run makes."""
-        return (self.split,) if self.val is None else ("train", "val")
-
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are `UserError`: one line, exit code 2."""

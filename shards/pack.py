@@ -14,46 +14,36 @@ the others, stands in `shards/pictures.py`. A picture that can't be packed is na
 import hashlib
 import json
 import os
-import shlex
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from PIL import __version__ as pillow_version
 from tqdm import tqdm
 
 from dvae import __version__
-from dvae.data.index import Shard, write_shard_manifest
+from dvae.data.index import write_shard_manifest
 from dvae.errors import UserError, exit_code_of
 from dvae.files import locked, whole_file
-from shards import output
+from shards import output, summary
+from shards.boxes import read_boxes
+from shards.folder import Folder
 from shards.options import Options, parse
 from shards.parallel import in_order
 from shards.pictures import PictureError, prepare, quiet
-from shards.sources import (
-    Boxes,
-    Found,
-    Listing,
-    is_held_out,
-    label_of,
-    list_pictures,
-    read_boxes,
-    read_picture,
-    shown,
-    shuffled,
-)
+from shards.sources import Item, Listing, Source, list_items, shown, shuffled
+from shards.splits import split_of, splits_of
 from shards.writer import Sample, ShardWriter
 
 
 class Packed(NamedTuple):
-    """What became of one file: a sample of a split, or the reason why it's left out."""
+    """What became of one picture: a sample of a split, or the reason why it's left out."""
 
-    found: Found
+    item: Item
     split: str = ""
     sample: Sample | None = None
     reason: str = ""
@@ -68,20 +58,22 @@ def pack(options: Options) -> None:
     """Pack pictures as the options say, or find that it was done before; tells the user on stdout.
 
     Raises:
-        UserError: a mistake in the options, an unusable folder, no picture that can be packed.
+        UserError: a mistake in the options, an unusable source, no picture that can be packed.
     """
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"OUT {str(options.out)!r} is a file: give a folder")
-    listing = list_pictures(options.source)
+    source = Folder(options.source)
+    listing = list_items(source)
     if not listing.pictures:
-        raise UserError(_nothing_found(options.source, listing))
-    boxes = read_boxes(options.boxes, options.source) if options.boxes else None
-    if boxes and not any(boxes.find(found.name) for found in listing.pictures):
         raise UserError(
-            f"--boxes {str(options.boxes)!r} names no picture of SOURCE: its column file is relative "
-            "to SOURCE or to the CSV's own folder"
+            f"SOURCE {str(options.source)!r} holds no picture (jpg, png, webp, bmp, gif, tif)"
+            f"{summary.ignored(listing)}: give the folder that holds the pictures themselves"
         )
-    wanted = _options_of_the_bytes(options, listing, boxes)
+    wanted = _options_of_the_bytes(options, listing)
+    if options.boxes:
+        boxes = read_boxes(options.boxes, options.source)
+        wanted["boxes"] = boxes.sha256
+        listing.pictures = boxes.given_to(listing.pictures)
     try:
         with locked(options.out):
             finished = output.find_finished(options.out)
@@ -92,7 +84,7 @@ def pack(options: Options) -> None:
                 )
                 return
             output.start(options.out)
-            _write_shards(options, listing, boxes, wanted)
+            _write_shards(options, source, listing, wanted)
             output.finish(options.out)
     except OSError as error:
         raise UserError(
@@ -102,18 +94,18 @@ def pack(options: Options) -> None:
 
 
 def _write_shards(
-    options: Options, listing: Listing, boxes: Boxes | None, wanted: dict[str, Any]
+    options: Options, source: Source, listing: Listing, wanted: dict[str, Any]
 ) -> None:
     start = time.monotonic()
     with ExitStack() as stack:
         stderr = stack.enter_context(quiet())
         writers = {
             name: stack.enter_context(ShardWriter(options.out, name, options.shard_bytes))
-            for name in options.splits
+            for name in splits_of(listing.splits, options)
         }
         rejected = stack.enter_context(whole_file(options.out / output.REJECTED))
         pictures = shuffled(listing.pictures, options.seed)
-        results = in_order(partial(_pack_one, options, boxes), pictures, options.workers)
+        results = in_order(partial(_pack_one, options, source), pictures, options.workers)
         stack.enter_context(closing(results))
         progress = tqdm(results, "packing", len(pictures), file=stderr, unit="img", disable=None)
         labels, reasons = _write_samples(progress, writers, rejected)
@@ -128,7 +120,7 @@ def _write_shards(
     }
     made = {name: writer.shards for name, writer in writers.items()}
     write_shard_manifest(options.out, made, about)
-    _tell(options.out, listing, made, reasons, time.monotonic() - start)
+    summary.tell(options.out, listing, made, reasons, time.monotonic() - start)
 
 
 def _write_samples(
@@ -144,42 +136,38 @@ def _write_samples(
             labels |= set() if label is None else {label}
         else:
             reasons[result.reason.split(":")[0]] += 1
-            line = {"source": shown(result.found.name), "reason": result.reason}
+            line = {"source": shown(result.item.name), "reason": result.reason}
             rejected.write(json.dumps(line, sort_keys=True).encode() + b"\n")
     return labels, reasons
 
 
-def _pack_one(options: Options, boxes: Boxes | None, found: Found) -> Packed:
+def _pack_one(options: Options, source: Source, item: Item) -> Packed:
     try:
-        source = read_picture(os.path.join(os.fsencode(options.source), found.name))
-        box = boxes.find(found.name) if boxes else None
-        made = prepare(source, box, options.size, options.quality)
+        original = source.read(item)
+        made = prepare(original, item.box, options.size, options.quality)
     except PictureError as error:
-        return Packed(found, reason=str(error))
-    content = hashlib.sha256(source)
-    held_out = options.val is not None and is_held_out(content.digest(), options.val, options.seed)
+        return Packed(item, reason=str(error))
+    content = hashlib.sha256(original)
     about = {
-        "source": shown(found.name),
-        "label": label_of(found.name),
+        "source": shown(item.name),
+        "label": item.label,
         "width": made.width,
         "height": made.height,
         "bytes": len(made.data),
         "sha256": hashlib.sha256(made.data).hexdigest(),
     }
-    if made.data is not source:
+    if made.data is not original:
         about["source_sha256"] = content.hexdigest()
-    split = "val" if held_out else options.splits[0]
-    return Packed(found, split, Sample(made.data, made.extension, about))
+    split = split_of(item, content.digest(), options)
+    return Packed(item, split, Sample(made.data, made.extension, about))
 
 
-def _options_of_the_bytes(
-    options: Options, listing: Listing, boxes: Boxes | None
-) -> dict[str, Any]:
+def _options_of_the_bytes(options: Options, listing: Listing) -> dict[str, Any]:
     """What determines the bytes of the shards; a finished folder with the same is left alone."""
     return {
         "size": options.size,
         "quality": options.quality,
-        "boxes": boxes.sha256 if boxes else None,
+        "boxes": None,
         "shard_bytes": options.shard_bytes,
         "val": options.val,
         "split": options.split,
@@ -192,50 +180,19 @@ def _check_counts(counts: dict[str, int], reasons: Counter[str], options: Option
     if not any(counts.values()):
         raise UserError(
             f"none of the {reasons.total()} pictures in {str(options.source)!r} can be packed "
-            f"({_most_common(reasons)}): give intact pictures"
+            f"({summary.most_common(reasons)}): give intact pictures"
         )
     for name, count in counts.items():
-        if not count:
+        if not count and options.val is not None:
             raise UserError(
                 f"--val {options.val} leaves the split {name} empty with {sum(counts.values())} "
                 f"pictures: give more pictures, or a share nearer to 0.5"
             )
-
-
-def _tell(
-    out: Path,
-    listing: Listing,
-    made: dict[str, list[Shard]],
-    reasons: Counter[str],
-    seconds: float,
-) -> None:
-    shards = [shard for group in made.values() for shard in group]
-    place = shlex.quote(shown(os.fsencode(out)))
-    lost = f" ({_most_common(reasons)}): see {place}/{output.REJECTED}" if reasons else ""
-    lines = [
-        f"found     {len(listing.pictures)} pictures{_ignored(listing)}",
-        *(f"packed    {sum(s.samples for s in made[name])} into the split {name}" for name in made),
-        f"rejected  {reasons.total()}{lost}",
-        f"wrote     {len(shards)} shards, {sum(s.bytes for s in shards)} bytes, in {seconds:.1f} s",
-        f"next      dvae train RECIPE.toml data.train={place}",
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _nothing_found(source: Path, listing: Listing) -> str:
-    return (
-        f"SOURCE {str(source)!r} holds no picture (jpg, png, webp, bmp, gif, tif)"
-        f"{_ignored(listing)}: give the folder that holds the pictures themselves"
-    )
-
-
-def _ignored(listing: Listing) -> str:
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(listing.ignored.items()))
-    return f" (ignored: {kinds})" if kinds else ""
-
-
-def _most_common(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+        if not count:
+            raise UserError(
+                f"the split {name} is empty, all its pictures are rejected "
+                f"({summary.most_common(reasons)}): mend them"
+            )
 
 
 if __name__ == "__main__":

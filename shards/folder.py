@@ -1,0 +1,104 @@
+"""A folder of pictures, walked recursively; the sub-folder is the label.
+
+Names are bytes, so that neither the locale nor an odd name matters. Symbolic links, FIFOs, sockets
+and devices are counted, never opened. Hidden folders (`.git`, `.thumbnails`) and macOS's `._`
+companions are left out; other files with a leading dot are files like any other.
+"""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dvae.errors import UserError
+from shards.pictures import PictureError
+from shards.sources import MAX_BYTES, Item, has_picture_name, label_of
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The pictures under a folder.
+
+    Raises:
+        UserError: it's missing, or isn't a folder.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not self.path.is_dir():
+            kind = "is not a folder" if self.path.exists() else "does not exist"
+            raise UserError(
+                f"SOURCE {str(self.path)!r} {kind}: give the folder that holds the pictures"
+            )
+
+    def items(self, ignored: Counter[str]) -> Iterator[Item]:
+        """The files with a picture's extension, in no particular order.
+
+        Raises:
+            UserError: the folder itself can't be read.
+        """
+        root = os.fsencode(self.path)
+        folders = [b""]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(os.path.join(root, folder)) as entries:
+                    for entry in entries:
+                        name = os.path.join(folder, entry.name)
+                        kind = _kind(entry)
+                        if kind == "folder":
+                            folders.append(name)
+                        elif kind == "picture":
+                            yield Item(name, _size(entry), label_of(name))
+                        else:
+                            ignored[kind] += 1
+            except OSError as error:
+                if not folder:
+                    raise UserError(
+                        f"SOURCE {str(self.path)!r} cannot be read: {error.strerror}"
+                    ) from None
+                ignored["unreadable folders"] += 1
+
+    def read(self, item: Item) -> bytes:
+        """The bytes of a picture of `items`."""
+        return read_file(os.path.join(os.fsencode(self.path), item.name))
+
+
+def _kind(entry: os.DirEntry[bytes]) -> str:
+    """`folder` or `picture`, or what an entry is counted as."""
+    if entry.is_symlink():
+        return "symbolic links"
+    if entry.is_dir(follow_symlinks=False):
+        return "hidden folders" if entry.name.startswith(b".") else "folder"
+    if not entry.is_file(follow_symlinks=False):
+        return "special files"
+    return "picture" if has_picture_name(entry.name) else "other files"
+
+
+def _size(entry: os.DirEntry[bytes]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except OSError:
+        return 0  # gone since; reading it will say so
+
+
+def read_file(path: bytes) -> bytes:
+    """A regular file's bytes; what became a link or a FIFO since the listing can't block or lead out.
+
+    Raises:
+        PictureError: it's gone, unreadable, not a regular file or too large.
+    """
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(path, flags), "rb") as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise PictureError("not a regular file: it was one when the folder was listed")
+            if state.st_size > MAX_BYTES:
+                raise PictureError(f"too large: {state.st_size} bytes, more than {MAX_BYTES}")
+            return file.read(MAX_BYTES)
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror}") from None
