@@ -24,9 +24,9 @@ from dvae.errors import UserError, exit_code_of
 from dvae.files import whole_file, write_bytes, write_json
 from shards.census import TILE, Census, take_census, tasks
 from shards.options import Parser
+from shards.page import page
 from shards.parallel import in_order
 from shards.pictures import quiet
-from shards.page import page
 from shards.sources import shown
 from shards.verify import manifest_of
 
