@@ -2,14 +2,16 @@
 
 import dataclasses
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from dvae.data.batches import Loader, Pictures, evaluation_plan
+from dvae.data.batches import Batch, Loader, Pictures
 from dvae.data.index import find_split
+from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
-from dvae.errors import UserError
+from dvae.errors import DataError, UserError
 from dvae.files import write_json
 from dvae.metrics import Evaluation, evaluate
 from dvae.weights import Weights
@@ -38,7 +40,19 @@ def evaluate_weights(weights: Weights, shards: Path, split: str, limit: int = 0)
     plan = evaluation_plan(count, BATCH, 0, 1)
     with Loader(plan, pictures) as batches:
         bar = tqdm(batches, total=-(-count // BATCH), unit="batch", disable=None)
-        return evaluate(weights.model, bar, weights.about.loss, weights.about.scale, seed=0)
+        about = weights.about
+        result = evaluate(weights.model, telling_bad(bar), about.loss, about.scale, seed=0)
+    if not result.images:
+        raise DataError(f"none of the {count} pictures of {shards} can be read: pack them again")
+    return result
+
+
+def telling_bad(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches; names on stderr what is bad in them."""
+    for batch in batches:
+        for bad in batch.bad:
+            tqdm.write(f"left out: {bad}", file=sys.stderr)
+        yield batch
 
 
 def table(result: Evaluation) -> str:

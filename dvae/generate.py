@@ -9,12 +9,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from dvae.data.batches import Loader, Pictures, evaluation_plan, first_batch
+from dvae.data.batches import Loader, Pictures, first_batch
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS, SUFFIXES
 from dvae.data.index import find_split
+from dvae.data.plans import evaluation_plan
 from dvae.data.reader import BadSample, Picture, Reader
 from dvae.errors import UserError
+from dvae.evaluate import telling_bad
 from dvae.files import whole_folder
 from dvae.latents import interpolate
 from dvae.pictures import batch_images, grid, to_network
@@ -96,7 +98,8 @@ def encode_shards(weights: Weights, shards: Path, split: str, out: Path) -> int:
     plan = evaluation_plan(len(reader), BATCH, 0, 1)
     ids, means, logvars = [], [], []
     with Loader(plan, pictures) as batches:
-        for batch in tqdm(batches, total=-(-len(reader) // BATCH), unit="batch", disable=None):
+        bar = tqdm(batches, total=-(-len(reader) // BATCH), unit="batch", disable=None)
+        for batch in telling_bad(bar):
             good = batch.weights > 0
             mean, logvar = _encode(weights, batch_images(batch, torch.device("cpu"), torch.float32))
             ids.append(torch.from_numpy(batch.ids[good]))

@@ -15,15 +15,17 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 
 
 def keyed_normal(
-    ids: np.ndarray, size: int, seed: int, epoch: int, like: Tensor | None = None
+    ids: np.ndarray, size: int, seed: int, epochs: int | np.ndarray, like: Tensor | None = None
 ) -> Tensor:
     """Standard normal noise for samples: (B,) ids -> (B, size), by Box and Muller 1958.
+
+    The epochs are one for all samples, or (B,), one for each.
 
     Every number is computed in float64 from its own counter, so that devices and splits of a batch
     agree to rounding. `like` gives the result its type and device; float64 on the CPU without it.
     """
     device = torch.device("cpu") if like is None or like.device.type == "mps" else like.device
-    keys = torch.from_numpy(key(seed, epoch, NOISE, ids).view(np.int64)).to(device)
+    keys = torch.from_numpy(key(seed, epochs, NOISE, ids).view(np.int64)).to(device)
     pairs = (size + 1) // 2
     counters = torch.arange(1, 2 * pairs + 1, device=device, dtype=torch.int64) * _GOLDEN
     bits = _shift(_mix(keys[:, None] + counters), 11)  # (B, 2 pairs), 53 bits

@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -11,8 +13,9 @@ from tqdm import tqdm
 
 from dvae.checkpoint import Checkpoints, State, restore
 from dvae.config import Config
+from dvae.data.batches import Batch
 from dvae.ema import Ema
-from dvae.errors import CheckpointError, UserError
+from dvae.errors import CheckpointError, DataError, UserError
 from dvae.files import damage, write_bytes
 from dvae.losses import current_scale
 from dvae.metrics import evaluate, exact_dtype
@@ -27,6 +30,7 @@ from dvae.weights import About, export
 
 PEER_TIMEOUT = timedelta(minutes=10)  # a process that waits longer for the others ends
 FIXED_PICTURES = 8  # of the reconstruction grid
+BAD_SAMPLES = "bad_samples.jsonl"  # in the run's folder: every sample that couldn't be read
 FIXED_SEED = 0  # of the latents that every sample grid decodes
 
 
@@ -183,16 +187,27 @@ def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
 
 
 def measure(run: Run) -> bool:
-    """Evaluate on the validation split and draw the grids; True if it is the best yet."""
+    """Evaluate on the validation split and draw the grids; True if it is the best yet.
+
+    Raises:
+        DataError: more of its pictures are bad than `data.max_bad` allows.
+    """
     config, state, accelerator = run.config, run.state, run.accelerator
     with run.streams.evaluation(accelerator.process_index, accelerator.num_processes) as batches:
         result = evaluate(
             run.published,
-            batches,
+            batches if state.metrics else _noting_bad(batches, config.folder / BAD_SAMPLES),
             config.loss,
             run.scale,
             config.train.seed,
             lambda sums: accelerator.reduce(sums.to(accelerator.device), "sum"),
+        )
+    planned = run.streams.held_out_count
+    if planned - result.images > config.data.max_bad * planned:
+        raise DataError(
+            f"{planned - result.images} of {planned} validation pictures are bad, more than "
+            f"data.max_bad={config.data.max_bad:g} allows: {config.folder / BAD_SAMPLES} names them; "
+            "pack the data again, or raise the limit"
         )
     state.metrics, state.measured = result.summary(), state.step
     run.monitor.evaluation(result, state.step)
@@ -209,6 +224,13 @@ def measure(run: Run) -> bool:
     if improved:
         state.best_step, state.best_loss = state.step, objective
     return improved
+
+
+def _noting_bad(batches: Iterable[Batch], path: Path) -> Iterator[Batch]:
+    """The same batches; what is bad in them is named once in a run's life, not at each evaluation."""
+    for batch in batches:
+        batch.append_bad(path, "val")
+        yield batch
 
 
 def save(run: Run) -> None:

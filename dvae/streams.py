@@ -9,12 +9,11 @@ from dvae.config import Config
 from dvae.data.batches import (
     Loader,
     Pictures,
-    evaluation_plan,
     first_batch,
-    training_plan,
 )
 from dvae.data.index import Split, find_split, read_splits
 from dvae.data.order import Order
+from dvae.data.plans import evaluation_plan, training_plan
 from dvae.data.reader import Reader
 from dvae.errors import UserError
 
@@ -29,6 +28,12 @@ class Streams:
     pictures: Pictures  # of training: cropped and flipped
     held_out: Pictures  # of validation: the centre of each
 
+    @property
+    def held_out_count(self) -> int:
+        """The validation pictures that are measured on."""
+        count = len(self.held_out.reader)
+        return min(count, self.config.eval.images or count)
+
     def training(self, start: int, rank: int, world_size: int) -> Loader:
         """This process's share of the global batches from the step `start` on, without end."""
         data = self.config.data
@@ -37,11 +42,9 @@ class Streams:
 
     def evaluation(self, rank: int, world_size: int) -> Loader:
         """This process's share of the validation pictures, each of them once."""
-        count = len(self.held_out.reader)
-        count = min(count, self.config.eval.images or count)
         share = self.config.train.global_batch_size // world_size
         batch = world_size * (self.config.train.micro_batch_size or share)
-        plan = evaluation_plan(count, batch, rank, world_size)
+        plan = evaluation_plan(self.held_out_count, batch, rank, world_size)
         return Loader(plan, self.held_out, self.config.data.threads, self.config.data.ahead)
 
     def fixed(self, count: int) -> torch.Tensor:

@@ -29,6 +29,7 @@ from dvae.optim import learning_rate, set_learning_rate
 from dvae.pictures import batch_images
 from dvae.recipe import load_config
 from dvae.session import (
+    BAD_SAMPLES,
     Run,
     as_tensor,
     claim_folder,
@@ -150,16 +151,23 @@ def count_good(run: Run, batch: Batch) -> float:
 
     Raises:
         DataError: more are bad than `data.max_bad` allows.
+        RuntimeError: the pictures read and the bad ones of all processes aren't the global batch.
     """
     config, state = run.config, run.state
-    good = float(run.accelerator.reduce(as_tensor(run, [float(batch.weights.sum())]), "sum")[0])
-    batch.append_bad(config.folder / "bad_samples.jsonl")
-    state.bad_samples += config.train.global_batch_size - round(good)
+    batch.append_bad(config.folder / BAD_SAMPLES, "train")
+    counts = as_tensor(run, [float(batch.weights.sum()), float(len(batch.bad))])
+    good, bad = run.accelerator.reduce(counts, "sum").tolist()
+    if good + bad != config.train.global_batch_size:
+        raise RuntimeError(
+            f"step {state.step + 1}: {good:g} samples read and {bad:g} bad ones are not the "
+            f"{config.train.global_batch_size} of the global batch: this is a fault of dvae's"
+        )
+    state.bad_samples += round(bad)
     seen = max((state.step + 1) * config.train.global_batch_size, run.streams.order.samples)
     if state.bad_samples > config.data.max_bad * seen:
         raise DataError(
             f"{state.bad_samples} bad samples by step {state.step + 1} are more than "
-            f"data.max_bad={config.data.max_bad:g} allows: {config.folder / 'bad_samples.jsonl'} "
+            f"data.max_bad={config.data.max_bad:g} allows: {config.folder / BAD_SAMPLES} "
             "names them; pack the data again, or raise the limit"
         )
     return good
@@ -182,7 +190,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
     for start in range(0, len(batch.ids), size):
         micro = batch.part(slice(start, start + size))
         images = batch_images(micro, device, dtype, config.train.channels_last)
-        noise = keyed_normal(micro.ids, run.bare.latent_dim, seed, micro.epoch, like=images)
+        noise = keyed_normal(micro.ids, run.bare.latent_dim, seed, micro.epochs, like=images)
         weights = torch.from_numpy(micro.weights).to(device)
         is_last = start + size >= len(batch.ids)
         with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):

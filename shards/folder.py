@@ -1,4 +1,4 @@
-"""A folder of pictures, walked recursively; the sub-folder is the label.
+"""A folder, walked recursively.
 
 Names are bytes, so that neither the locale nor an odd name matters. Symbolic links, FIFOs, sockets
 and devices are counted, never opened. Hidden folders (`.git`, `.thumbnails`) and macOS's `._`
@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dvae.data.formats import MAX_BYTES
 from dvae.errors import UserError
 from shards.pictures import PictureError
-from shards.sources import MAX_BYTES, Item, has_picture_name, label_of
+from shards.sources import Item
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The pictures under a folder.
+    """The files under a folder.
 
     Raises:
         UserError: it's missing, or isn't a folder.
@@ -34,8 +35,8 @@ class Folder:
                 f"SOURCE {str(self.path)!r} {kind}: give the folder that holds the pictures"
             )
 
-    def items(self, ignored: Counter[str]) -> Iterator[Item]:
-        """The files with a picture's extension, in no particular order.
+    def files(self, ignored: Counter[str]) -> Iterator[Item]:
+        """The regular files, in no particular order.
 
         Raises:
             UserError: the folder itself can't be read.
@@ -51,8 +52,8 @@ class Folder:
                         kind = _kind(entry)
                         if kind == "folder":
                             folders.append(name)
-                        elif kind == "picture":
-                            yield Item(name, _size(entry), label_of(name))
+                        elif kind == "file":
+                            yield Item(name, _size(entry))
                         else:
                             ignored[kind] += 1
             except OSError as error:
@@ -63,19 +64,17 @@ class Folder:
                 ignored["unreadable folders"] += 1
 
     def read(self, item: Item) -> bytes:
-        """The bytes of a picture of `items`."""
+        """The bytes of a file of `files`."""
         return read_file(os.path.join(os.fsencode(self.path), item.name))
 
 
 def _kind(entry: os.DirEntry[bytes]) -> str:
-    """`folder` or `picture`, or what an entry is counted as."""
+    """`folder` or `file`, or what an entry is counted as."""
     if entry.is_symlink():
         return "symbolic links"
     if entry.is_dir(follow_symlinks=False):
         return "hidden folders" if entry.name.startswith(b".") else "folder"
-    if not entry.is_file(follow_symlinks=False):
-        return "special files"
-    return "picture" if has_picture_name(entry.name) else "other files"
+    return "file" if entry.is_file(follow_symlinks=False) else "special files"
 
 
 def _size(entry: os.DirEntry[bytes]) -> int:

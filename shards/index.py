@@ -6,7 +6,8 @@ Writes `NAME.index.npy` beside each `NAME.tar` and, last, `manifest.json`; the t
 The split is the name without its trailing number: `val-000003.tar` is of `val`, `00003.tar` of
 `train`. Members of one sample stand together and share the name up to the base name's first dot; what
 follows it says what a member is: jpg, jpeg, png, webp (the sample's picture, the first of them) or
-json. What can't be used is named in skipped.jsonl.
+json. Of samples with one key in a tar the first counts; tars may share keys, their samples never mix.
+What can't be used is named in skipped.jsonl.
 """
 
 import json
@@ -15,7 +16,7 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,7 +25,15 @@ import numpy as np
 from tqdm import tqdm
 
 from dvae import __version__
-from dvae.data.index import SAMPLE, Shard, index_name, write_index, write_shard_manifest
+from dvae.data.formats import MAX_BYTES, MAX_JSON_BYTES
+from dvae.data.index import (
+    SAMPLE,
+    Shard,
+    index_name,
+    is_shard_name,
+    write_index,
+    write_shard_manifest,
+)
 from dvae.errors import UserError, exit_code_of
 from dvae.files import MANIFEST, locked, sha256, whole_file
 from shards import tar
@@ -32,12 +41,13 @@ from shards.options import Parser
 from shards.output import is_unfinished
 from shards.parallel import in_order
 from shards.pictures import quiet, stored_orientation
-from shards.sources import MAX_BYTES, shown
+from shards.sources import shown
 
 SKIPPED = "skipped.jsonl"
 _PICTURES = ("jpg", "jpeg", "png", "webp")
 _NUMBER = re.compile(r"[-_.]?(\d+)(-of-\d+)?$", re.ASCII)
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)  # WebDataset's: up to the first dot
+_OUTSIDE = re.compile(r"/|(.*/)?\.\.(/|$)", re.DOTALL)  # starts a name that leads out of its folder
 
 
 class Skipped(NamedTuple):
@@ -47,6 +57,9 @@ class Skipped(NamedTuple):
     member: str
     offset: int  # bytes, of the member's data
     reason: str
+
+
+_Skip = Callable[[tar.Member, str], None]
 
 
 class Indexed(NamedTuple):
@@ -97,6 +110,12 @@ def _tars(folder: Path) -> list[Path]:
         packed = [name for name in names if re.search(r"\.(tgz|tar\.\w+)$", name)]
         remedy = f"uncompress {packed[0]} and its like first" if packed else "give another folder"
         raise UserError(f"{str(folder)!r} holds no .tar: {remedy}")
+    odd = [name for name in tars if not is_shard_name(name)]
+    if odd:
+        raise UserError(
+            f"{str(folder)!r} holds {odd[0]!r}, a name that looks like a command, URL or pattern: "
+            f"rename it to letters, digits, - and _"
+        )
     return [folder / name for name in sorted(tars, key=_place)]
 
 
@@ -136,27 +155,56 @@ def _rows(file: BinaryIO, path: Path, skipped: list[Skipped]) -> Iterator[tuple[
         name = shown(member.name.encode("utf-8", "surrogateescape"))
         skipped.append(Skipped(path.name, name, member.offset, reason))
 
-    usable = []
-    for member in tar.members(file, str(path)):
-        if member.is_regular and _KEY.fullmatch(member.name):
-            usable.append(member)
-        elif not member.name.endswith("/"):
-            skip(member, "no key" if member.is_regular else "not a plain file")
-    for _, group in groupby(usable, key=lambda member: parts_of(member)[0]):
-        sample = list(group)
-        pictures = [member for member in sample if parts_of(member)[1] in _PICTURES]
-        notes = [member for member in sample if parts_of(member)[1] == "json"]
+    seen = set()
+    for key, sample in groupby(_usable(file, path, skip), key=lambda member: parts_of(member)[0]):
+        members = list(sample)
+        pictures = [member for member in members if parts_of(member)[1] in _PICTURES]
         whole = [member for member in pictures if 0 < member.size <= MAX_BYTES]
         if not whole:
-            skip(sample[0], "sample without a picture" if not pictures else "empty or huge picture")
-            continue
-        for member in pictures:
-            if member is not whole[0]:
-                skip(member, "a further picture of its sample")
-        data = os.pread(file.fileno(), whole[0].size, whole[0].offset)
-        note = (notes[0].offset, notes[0].size) if notes else (0, 0)
-        place = (whole[0].offset, whole[0].size)
-        yield (*place, zlib.crc32(data), stored_orientation(data), *note)
+            skip(members[0], "empty or huge picture" if pictures else "sample without a picture")
+        elif key in seen:
+            skip(members[0], "an earlier sample has its key")
+        else:
+            seen.add(key)
+            for member in pictures:
+                if member is not whole[0]:
+                    skip(member, "a further picture of its sample")
+            data = os.pread(file.fileno(), whole[0].size, whole[0].offset)
+            note = _note(file, [m for m in members if parts_of(m)[1] == "json"], skip)
+            place = (whole[0].offset, whole[0].size)
+            yield (*place, zlib.crc32(data), stored_orientation(data), *note)
+
+
+def _usable(file: BinaryIO, path: Path, skip: _Skip) -> Iterator[tar.Member]:
+    """The members that may be a part of a sample."""
+    for member in tar.members(file, str(path)):
+        if not member.is_regular:
+            if not member.name.endswith("/"):
+                skip(member, "not a plain file")
+        elif _OUTSIDE.match(member.name):
+            skip(member, "a name that leads out of its folder")
+        elif not _KEY.fullmatch(member.name):
+            skip(member, "no key")
+        else:
+            yield member
+
+
+def _note(file: BinaryIO, notes: list[tar.Member], skip: _Skip) -> tuple[int, int]:
+    """Where the first JSON of a sample lies, and its size: 0, 0 where there is no valid one."""
+    for member in notes[1:]:
+        skip(member, "a further JSON of its sample")
+    if not notes:
+        return 0, 0
+    first = notes[0]
+    if first.size > MAX_JSON_BYTES:
+        skip(first, "huge JSON")
+        return 0, 0
+    try:
+        json.loads(os.pread(file.fileno(), first.size, first.offset))
+    except (ValueError, RecursionError):
+        skip(first, "damaged JSON")
+        return 0, 0
+    return first.offset, first.size
 
 
 def parts_of(member: tar.Member) -> tuple[str, str]:

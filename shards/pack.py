@@ -35,7 +35,7 @@ from shards.folder import Folder
 from shards.options import Options, parse
 from shards.parallel import in_order
 from shards.pictures import PictureError, prepare, quiet
-from shards.sources import Item, Listing, Source, list_items, shown, shuffled
+from shards.sources import Item, Listing, Plain, Source, list_items, shown, shuffled
 from shards.splits import split_of, splits_of
 from shards.writer import Sample, ShardWriter
 
@@ -62,7 +62,7 @@ def pack(options: Options) -> None:
     """
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"OUT {str(options.out)!r} is a file: give a folder")
-    source = Folder(options.source)
+    source = Plain(Folder(options.source))
     listing = list_items(source)
     if not listing.pictures:
         raise UserError(

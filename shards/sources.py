@@ -16,8 +16,6 @@ from shards.geometry import Box
 
 _EXTENSIONS = frozenset(suffix.encode() for suffix in SUFFIXES)
 
-MAX_BYTES = 256 << 20  # of a picture file; a larger one is rejected unread
-
 
 class Item(NamedTuple):
     """One picture of a source, unread."""
@@ -34,7 +32,7 @@ class Source(Protocol):
     """A place that pictures are packed from."""
 
     def items(self, ignored: Counter[str]) -> Iterator[Item]:
-        """List the pictures, in any order that is the same next time or has no names twice.
+        """List the pictures; where two have the same name, in the same order each time.
 
         Args:
             ignored: receives how many other things of each kind there are.
@@ -51,6 +49,37 @@ class Source(Protocol):
             PictureError: it's gone, damaged or too large.
         """
         ...
+
+
+class Tree(Protocol):
+    """Files under names with `/`: a folder or an archive."""
+
+    def files(self, ignored: Counter[str]) -> Iterator[Item]:
+        """List the plain files, pictures or not; as `Source.items` otherwise."""
+        ...
+
+    def read(self, item: Item) -> bytes:
+        """A file's bytes; as `Source.read`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The pictures of a tree as they lie; the sub-folder is the label."""
+
+    tree: Tree
+
+    def items(self, ignored: Counter[str]) -> Iterator[Item]:
+        """The files with a picture's extension."""
+        for file in self.tree.files(ignored):
+            if has_picture_name(file.name):
+                yield file._replace(label=label_of(file.name))
+            else:
+                ignored["other files"] += 1
+
+    def read(self, item: Item) -> bytes:
+        """The bytes of a picture of `items`."""
+        return self.tree.read(item)
 
 
 @dataclass
@@ -113,3 +142,13 @@ def label_of(name: bytes) -> str | None:
     """The sub-folder that a picture lies in, with `/` between levels; None directly in the source."""
     folder = os.path.dirname(name)
     return sys.intern(shown(folder)) if folder else None
+
+
+def inner_name(name: bytes) -> bytes:
+    """An archive member's name without `.`, `..` and empty steps: it can't lead out of a folder."""
+    return b"/".join(step for step in name.split(b"/") if step not in (b"", b".", b".."))
+
+
+def is_hidden(name: bytes) -> bool:
+    """Whether a file lies in a folder whose name starts with a dot."""
+    return any(step.startswith(b".") for step in name.split(b"/")[:-1])

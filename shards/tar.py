@@ -9,11 +9,14 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from dvae.data.tar_header import BLOCK, is_whole, number
 from dvae.errors import UserError
 
-BLOCK = 512  # bytes; headers are one block, data is padded to whole blocks
 END = bytes(2 * BLOCK)  # what ends an archive
-_MAX_EXTENSION = 1 << 20  # bytes of a PAX or GNU header; honest ones hold a name or two
+_MAX_EXTENSION = 1 << 20  # bytes of a PAX header or a sparse map; honest ones hold far less
+_MAX_MEMBER = 4 << 30  # bytes; far more than any picture has
+_MAX_NAME = 4096  # bytes; no system takes longer ones
+_MAX_END = 64 << 20  # bytes of zeros that may end an archive; tar writes a record of them at most
 _REGULAR = b"0\x007"
 _WITHOUT_DATA = b"123456"  # links, devices, folders, FIFOs: their size says nothing
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"\x28\xb5": "unzstd"}
@@ -58,14 +61,22 @@ def members(file: BinaryIO, name: str) -> Iterator[Member]:
         name: what error messages call it.
 
     Raises:
-        UserError: a damaged header, a truncated archive, data behind its end, a compressed file;
-            names the tar and the byte.
+        UserError: a damaged header, a truncated archive, one without an end, data behind its end,
+            a compressed file, a member that only hostile tars hold; names the tar and the byte.
     """
     total = os.fstat(file.fileno()).st_size
     position = 0
+    is_announced = False  # by such a header: a member has to follow
     extended: dict[str, str] = {}  # what PAX and GNU headers say about the next member
     common: dict[str, str] = {}  # what a global PAX header says about all that follow
-    while position < total:
+    if total == 0:
+        raise UserError(f"{name} is empty (0 bytes): copy it again, or delete it")
+    while True:
+        if position == total:
+            raise UserError(
+                f"{name} is truncated, or was never finished: it stops at byte {position} without the "
+                f"zeros that end a tar: copy it again, or, if it's whole, append 1024 zero bytes"
+            )
         block = _read(file, position, BLOCK, total, name)
         if not any(block):
             _check_end(file, position, total, name)
@@ -79,18 +90,21 @@ def members(file: BinaryIO, name: str) -> Iterator[Member]:
                 f"{name} is truncated: it has {total} bytes, and the member at byte {position} "
                 f"ends at {end}: copy it again"
             )
+        if member.size > _MAX_MEMBER:
+            raise UserError(
+                f"{name} has a member of {member.size} bytes at byte {position}: more than "
+                f"{_MAX_MEMBER} is refused"
+            )
         if kind in b"xgLK":
-            data = _read_extension(file, member, total, name)
-            update = _pax(data, name, position) if kind in b"xg" else _long_name(data, kind)
-            (common if kind == b"g" else extended).update(update)
+            said = _extension(file, member, kind, total, name)
+            (common if kind == b"g" else extended).update(said)
         else:
             yield member
             extended = {}
+        is_announced = kind in b"xLK"
         position = end
-    if extended:
+    if is_announced:
         raise UserError(f"{name} ends at byte {position} before the member of its last header")
-    if total == 0:
-        raise UserError(f"{name} is empty (0 bytes): copy it again, or delete it")
 
 
 def _read(file: BinaryIO, position: int, size: int, total: int, name: str) -> bytes:
@@ -104,17 +118,13 @@ def _parse(
     block: bytes, position: int, extended: dict[str, str], name: str
 ) -> tuple[Member, bytes]:
     """A member and its type flag from a header block and what extended headers said before it."""
-    checksum = _number(block[148:156])
-    summed = block[:148] + b" " * 8 + block[156:]
-    unsigned = sum(summed)
-    signed = unsigned - 256 * sum(byte >> 7 for byte in summed)  # what some old tars write
-    if checksum not in (unsigned, signed):
+    if not is_whole(block):
         command = _COMPRESSED.get(block[:2]) if position == 0 else None
         remedy = f"{command} it first" if command else "copy it again"
         raise UserError(f"{name} has no valid tar header at byte {position}: {remedy}")
     kind = block[156:157]
     own = kind in b"xgLK"
-    size = _number(block[124:136])
+    size = number(block[124:136])
     if not own and "size" in extended:
         size = _decimal(extended["size"])
     if size is None:
@@ -125,19 +135,9 @@ def _parse(
     if block[257:263] == b"ustar\0" and block[345]:
         path = f"{_text(block[345:500])}/{path}"
     path = path if own else extended.get("path", path)
-    sparse = kind == b"S" or any(key.startswith("GNU.sparse.") for key in extended)
+    sparse = kind == b"S" or "sparse" in extended
     regular = kind in _REGULAR and not sparse and not path.endswith("/")
     return Member(path, position + BLOCK, size, regular), kind
-
-
-def _number(field: bytes) -> int | None:
-    """An octal or base-256 number >= 0, or None."""
-    if field[0] == 0x80:
-        return int.from_bytes(field[1:], "big")
-    digits = field.strip(b" \0")
-    if not all(48 <= digit < 56 for digit in digits):
-        return None
-    return int(digits or b"0", 8)
 
 
 def _decimal(text: str) -> int | None:
@@ -149,10 +149,15 @@ def _text(field: bytes) -> str:
 
 
 def _check_end(file: BinaryIO, position: int, total: int, name: str) -> None:
-    """Only zeros may follow the block of zeros that ends an archive."""
+    """Only zeros may follow the block of zeros that ends an archive, and not without measure."""
+    if total - position > _MAX_END:
+        raise UserError(
+            f"{name} goes on for {total - position} bytes behind its end at byte {position}: "
+            f"cut it there, or make it anew"
+        )
     for start in range(position, total, 1 << 20):
         chunk = os.pread(file.fileno(), 1 << 20, start)
-        if any(chunk):
+        if chunk.count(0) < len(chunk):
             raise UserError(
                 f"{name} holds data behind the end of the archive at byte {position}: "
                 f"it's damaged, or several tars in one; make it anew"
@@ -163,23 +168,38 @@ def _after_sparse_map(file: BinaryIO, member: Member, total: int, name: str) -> 
     """A GNU sparse member whose map goes on in blocks between its header and its data."""
     offset, goes_on = member.offset, True
     while goes_on:
+        if offset - member.offset > _MAX_EXTENSION:
+            raise UserError(f"{name} has an endless sparse map at byte {member.offset}: refused")
         goes_on = bool(_read(file, offset, BLOCK, total, name)[504])
         offset += BLOCK
     return member._replace(offset=offset)
 
 
-def _read_extension(file: BinaryIO, member: Member, total: int, name: str) -> bytes:
+def _extension(
+    file: BinaryIO, member: Member, kind: bytes, total: int, name: str
+) -> dict[str, str]:
+    """What a PAX or GNU header says about the member behind it: path, size, sparse."""
+    position = member.offset - BLOCK
     if member.size > _MAX_EXTENSION:
         raise UserError(
-            f"{name} has an extended header of {member.size} bytes at byte "
-            f"{member.offset - BLOCK}: more than {_MAX_EXTENSION} is refused"
+            f"{name} has an extended header of {member.size} bytes at byte {position}: "
+            f"more than {_MAX_EXTENSION} is refused"
         )
-    return _read(file, member.offset, member.size, total, name)
+    if kind == b"K":  # the target of a link
+        return {}
+    data = _read(file, member.offset, member.size, total, name)
+    said = {"path": _text(data)} if kind == b"L" else _pax(data, name, position)
+    if len(said.get("path", "")) > _MAX_NAME:
+        raise UserError(
+            f"{name} has a name of {len(said['path'])} bytes at byte {position}: more than "
+            f"{_MAX_NAME} is refused"
+        )
+    return said
 
 
 def _pax(data: bytes, name: str, position: int) -> dict[str, str]:
-    r"""The records `LENGTH KEY=VALUE\n` of a PAX header."""
-    records = {}
+    r"""Of the records `LENGTH KEY=VALUE\n` of a PAX header those that matter here."""
+    said = {}
     start = 0
     while start < len(data) and data[start]:
         digits, _, _ = data[start : start + 12].partition(b" ")
@@ -188,10 +208,9 @@ def _pax(data: bytes, name: str, position: int) -> dict[str, str]:
         key, equals, value = record[:-1].partition(b"=")
         if start + length > len(data) or not equals or record[-1:] != b"\n":
             raise UserError(f"{name} has a damaged PAX header at byte {position}: copy it again")
-        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        if key in (b"path", b"size"):
+            said[key.decode()] = value.decode("utf-8", "surrogateescape")
+        elif key.startswith(b"GNU.sparse."):
+            said["sparse"] = ""
         start += length
-    return records
-
-
-def _long_name(data: bytes, kind: bytes) -> dict[str, str]:
-    return {"path": _text(data)} if kind == b"L" else {}
+    return said

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dvae.data.batches import Loader, Pictures, evaluation_plan, training_plan
+from dvae.data.batches import Loader, Pictures
 from dvae.data.index import find_split, read_splits
 from dvae.data.order import Order
+from dvae.data.plans import evaluation_plan, training_plan
 from dvae.data.reader import BadSample, Reader
 from dvae.errors import DataError, UserError
 
@@ -62,10 +63,34 @@ def test_resuming_at_any_step_goes_on_with_the_same_batches(shards):
 
 def test_crops_and_flips_differ_from_epoch_to_epoch(shards):
     pictures = pictures_of(shards, crop_min=0.7, flip=True, random_place=True)
-    ids = np.arange(40)
-    assert pictures.crops(ids, 0) != pictures.crops(ids, 1)
-    assert 5 < pictures.flips(ids, 0).sum() < 35
-    assert not np.array_equal(pictures.flips(ids, 0), pictures.flips(ids, 1))
+    ids, first = np.arange(40), np.zeros(40, dtype=np.int64)
+    assert pictures.crops(ids, first) != pictures.crops(ids, first + 1)
+    assert 5 < pictures.flips(ids, first).sum() < 35
+    assert not np.array_equal(pictures.flips(ids, first), pictures.flips(ids, first + 1))
+
+
+def test_draws_are_those_that_earlier_runs_saw():
+    # A change of these numbers changes every run that is under way: an issue of its own.
+    pictures = Pictures(None, 8, crop_min=0.7, flip=True, random_place=True, seed=5)
+    ids = np.array([0, 1, 41])
+    assert [tuple(crop) for crop in pictures.crops(ids, np.full(3, 3))] == [
+        (0.9892813245673546, 0.6705712544840302, 0.08092350357950151),
+        (0.9993472340207687, 0.2511046282629582, 0.9031251377189278),
+        (0.7454994292956445, 0.2115888076539022, 0.21339809360725825),
+    ]
+    flips = pictures.flips(np.arange(16), np.full(16, 3))
+    assert flips.astype(int).tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 0]
+
+
+def test_each_sample_has_an_epoch_of_its_own():
+    pictures = Pictures(None, 8, crop_min=0.7, flip=True, random_place=True)
+    ids, epochs = np.array([4, 4, 9, 9]), np.array([0, 6, 6, 0])
+    each = [pictures.crops(ids[i : i + 1], epochs[i : i + 1])[0] for i in range(4)]
+    assert pictures.crops(ids, epochs) == each
+    assert len(set(each)) == 4
+    many, mixed = np.arange(64), np.arange(64) % 3
+    flips = [pictures.flips(many[i : i + 1], mixed[i : i + 1])[0] for i in range(64)]
+    assert pictures.flips(many, mixed).tolist() == flips
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -109,11 +134,13 @@ def test_a_flipped_bit_in_a_picture_is_a_bad_sample_that_is_named(copied):
     assert [(b.sample, b.place) for b in batch.bad] == [(5, place)]
 
 
-def test_a_damaged_header_hides_nothing(copied):
+def test_a_damaged_header_costs_its_own_sample_alone(copied):
     reader = Reader(find_split(copied, "train"))
     place = reader.place(2)
     flip_bit(copied / place.shard, place.offset - 512 + 130)
-    assert len(reader.picture(2).data) > 0
+    with pytest.raises(BadSample, match="header in the tar is damaged"):
+        reader.picture(2)
+    assert len(reader.picture(1).data) > 0
     assert len(reader.picture(3).data) > 0
 
 
@@ -191,4 +218,4 @@ def test_more_shards_than_open_files_still_read(shards, monkeypatch):
     pictures = pictures_of(shards)
     ids = np.random.default_rng(0).permutation(len(pictures.reader))
     out = np.zeros((len(ids), 32, 32, 3), dtype=np.uint8)
-    assert pictures.decode_into(out, ids, pictures.crops(ids, 0)) == []
+    assert pictures.decode_into(out, ids, pictures.crops(ids, np.zeros_like(ids))) == []

@@ -124,6 +124,9 @@ def test_what_is_not_a_sample_is_counted_and_named(tmp_path, capsys):
         link,
         fifo,
         ("../../up.jpg", picture(4)),
+        ("/etc/up.jpg", picture(4)),
+        ("f.jpg", picture(4)),
+        ("f.json", b"{"),
         ("e.pkl", b"cos\nsystem\n(S'touch probe'\ntR."),
         ("e.jpg", b"not a JPEG"),
     ]
@@ -137,14 +140,17 @@ def test_what_is_not_a_sample_is_counted_and_named(tmp_path, capsys):
     ]
     lines = (tmp_path / "skipped.jsonl").read_bytes().splitlines()
     lost = [json.loads(line) for line in lines]
-    assert [(entry["member"], entry["reason"]) for entry in lost] == [
-        ("nodot", "no key"),
-        ("l.jpg", "not a plain file"),
-        ("f.jpg", "not a plain file"),
+    assert sorted((entry["member"], entry["reason"]) for entry in lost) == [
+        ("../../up.jpg", "a name that leads out of its folder"),
+        ("/etc/up.jpg", "a name that leads out of its folder"),
         ("a.jpg", "a further picture of its sample"),
+        ("a.txt", "sample without a picture"),
         ("b.txt", "sample without a picture"),
         ("c.jpg", "empty or huge picture"),
-        ("a.txt", "sample without a picture"),
+        ("f.jpg", "not a plain file"),
+        ("f.json", "damaged JSON"),
+        ("l.jpg", "not a plain file"),
+        ("nodot", "no key"),
     ]
     assert "without a sample, left out: train-1.tar (1)" in capsys.readouterr().out
 
@@ -198,7 +204,8 @@ def test_every_truncation_and_header_flip_is_found(tmp_path, capsys):
         last = file.getmembers()[-1]
     end = last.offset_data + last.size + -last.size % 512
     draw = random.Random(0)
-    for size in {0, 1, 511, 513, end - 1, *(draw.randrange(end) for _ in range(50))} - ends:
+    cuts = {0, 1, 511, 513, end - 1, end, *ends, *(draw.randrange(end) for _ in range(50))}
+    for size in cuts:
         (tmp_path / "a.tar").write_bytes(whole[:size])
         fails(capsys, "a.tar", tmp_path)
     for _ in range(120):
@@ -208,7 +215,8 @@ def test_every_truncation_and_header_flip_is_found(tmp_path, capsys):
         bent[place] ^= 1 << draw.randrange(8)
         (tmp_path / "a.tar").write_bytes(bent)
         fails(capsys, f"at byte {place - place % 512}", tmp_path)
-    for size in (end, end + 512, end + 1024):
+    for size in (end + 512, end + 1024, end + 10240):
+        whole = whole.ljust(size, b"\0")
         (tmp_path / "a.tar").write_bytes(whole[:size])
         assert main([str(tmp_path)]) == 0
         assert len(rows(tmp_path, "a")) == 4

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from dvae.config import LossConfig
-from dvae.data.batches import Loader, Pictures, evaluation_plan
+from dvae.data.batches import Loader, Pictures
 from dvae.data.index import find_split
+from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.metrics import evaluate, psnr, ssim
 from dvae.models.dogvae import Autoencoder

@@ -23,12 +23,19 @@ def test_permute_is_a_permutation_of_any_size(size):
         assert sorted(permute(np.arange(size), size, key(seed))) == list(range(size))
 
 
-def test_permute_takes_a_key_and_a_size_for_each_index():
-    sizes = np.array([3, 7, 64])
-    keys = key(np.array([1, 2, 3]))
-    together = permute(np.array([2, 6, 63]), sizes, keys)
-    alone = [permute(np.array([s - 1]), s, keys[i : i + 1])[0] for i, s in enumerate(sizes)]
-    assert together.tolist() == alone
+def test_permute_takes_a_key_for_each_index():
+    index, keys = np.array([2, 6, 63]), key(np.array([1, 2, 3]))
+    alone = [permute(index[i : i + 1], 64, keys[i : i + 1])[0] for i in range(3)]
+    assert permute(index, 64, keys).tolist() == alone
+
+
+def test_permute_is_the_same_in_pieces_as_at_once():
+    size = 40_000  # more than a chunk
+    whole = permute(np.arange(size), size, key(3))
+    assert len(set(whole.tolist())) == size
+    assert (
+        permute(np.arange(16_000, 17_000), size, key(3)).tolist() == whole[16_000:17_000].tolist()
+    )
 
 
 def test_permute_sends_every_index_everywhere_equally_often():

@@ -18,7 +18,8 @@ import torch
 
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS
-from dvae.data.order import CROP, FLIP, Order, share, uniform
+from dvae.data.order import CROP, FLIP, uniform
+from dvae.data.plans import Plan, evaluation_plan
 from dvae.data.reader import BadSample, Place, Reader
 
 PICTURES_A_TASK = 8  # few enough to share a batch out, enough to hide what a task costs
@@ -31,6 +32,9 @@ class Bad(NamedTuple):
     place: Place
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.place.shard}, {self.place.key} at byte {self.place.offset}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -38,6 +42,7 @@ class Batch:
 
     epoch: int
     step: int  # of the epoch
+    epochs: np.ndarray  # (n,) int64: a sample's own pass; all equal with one source
     ids: np.ndarray  # (n,) sample ids
     images: torch.Tensor  # (n, S, S, 3) uint8
     flips: np.ndarray  # (n,) bool: to be mirrored, on the device
@@ -48,23 +53,24 @@ class Batch:
         """Some of the samples, by their places in the batch."""
         return replace(
             self,
+            epochs=self.epochs[samples],
             ids=self.ids[samples],
             images=self.images[samples],
             flips=self.flips[samples],
             weights=self.weights[samples],
         )
 
-    def append_bad(self, path: Path) -> None:
+    def append_bad(self, path: Path, split: str) -> None:
         """Append the bad samples to a list that several processes share, one JSON line each."""
         if not self.bad:
             return
-        where = {"epoch": self.epoch, "step": self.step}
+        where = {"split": split, "epoch": self.epoch, "step": self.step}
         lines = [
             json.dumps({**where, "sample": bad.sample, **vars(bad.place), "reason": bad.reason})
             for bad in self.bad
         ]
-        with path.open("a") as file:
-            file.write("\n".join(lines) + "\n")  # one write: lines of several processes don't mix
+        with path.open("ab", buffering=0) as file:
+            file.write(("\n".join(lines) + "\n").encode())  # at once: lines of processes don't mix
 
 
 @dataclass(frozen=True)
@@ -88,19 +94,19 @@ class Pictures:
     seed: int = 0
     max_pixels: int = MAX_PIXELS
 
-    def crops(self, ids: np.ndarray, epoch: int) -> list[Crop]:
-        """One crop a sample; the centre, unless the place is drawn."""
+    def crops(self, ids: np.ndarray, epochs: np.ndarray) -> list[Crop]:
+        """One crop a sample, (n,) ids and epochs; the centre, unless the place is drawn."""
         if not self.random_place:
             return [Crop()] * len(ids)
-        draws = uniform(ids, 3, self.seed, epoch, CROP)
+        draws = uniform(ids, 3, self.seed, epochs, CROP)
         draws[:, 0] = self.crop_min + (1 - self.crop_min) * draws[:, 0]
         return [Crop(*row) for row in draws.tolist()]
 
-    def flips(self, ids: np.ndarray, epoch: int) -> np.ndarray:
+    def flips(self, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """(n,) bool: which samples are mirrored."""
         if not self.flip:
             return np.zeros(len(ids), dtype=bool)
-        return uniform(ids, 1, self.seed, epoch, FLIP)[:, 0] < 0.5
+        return uniform(ids, 1, self.seed, epochs, FLIP)[:, 0] < 0.5
 
     def decode_into(self, images: np.ndarray, ids: np.ndarray, crops: list[Crop]) -> list[Bad]:
         """Fill (n, S, S, 3) uint8; a bad sample's slot becomes black and is named."""
@@ -113,16 +119,6 @@ class Pictures:
                 images[slot] = 0
                 bad.append(Bad(sample, self.reader.place(sample), str(error)))
         return bad
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The ids of one step of this process, before they are decoded."""
-
-    epoch: int
-    step: int
-    ids: np.ndarray
-    weights: np.ndarray
 
 
 class Loader:
@@ -164,14 +160,20 @@ class Loader:
         bad = [entry for task in tasks for entry in task.result()]
         weights = batch.weights.copy()
         weights[np.isin(batch.ids, [entry.sample for entry in bad])] = 0
+        read, planned = np.count_nonzero(weights), np.count_nonzero(batch.weights)
+        if read + len(bad) != planned:
+            raise RuntimeError(
+                f"epoch {batch.epoch}, step {batch.step}: {read} samples read and {len(bad)} bad "
+                f"ones are not the {planned} planned: this is a fault of dvae's, please report it"
+            )
         return replace(batch, weights=weights, bad=bad)
 
     def _start(self, plan: Plan) -> tuple[Batch, list[Future[list[Bad]]]]:
         size = self._pictures.image_size
         shape = (len(plan.ids), size, size, 3)
         images = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._pin)
-        crops = self._pictures.crops(plan.ids, plan.epoch)
-        flips = self._pictures.flips(plan.ids, plan.epoch)
+        crops = self._pictures.crops(plan.ids, plan.epochs)
+        flips = self._pictures.flips(plan.ids, plan.epochs)
         array = images.numpy()
         wanted = np.flatnonzero(plan.weights)
         last = int(wanted[-1]) + 1 if len(wanted) else 0  # padding stands at the end
@@ -184,27 +186,8 @@ class Loader:
             )
             for start in range(0, last, PICTURES_A_TASK)
         ]
-        return Batch(plan.epoch, plan.step, plan.ids, images, flips, plan.weights, []), tasks
-
-
-def training_plan(order: Order, start: int, rank: int, world_size: int) -> Iterator[Plan]:
-    """This process's ids from the global step `start` on, without end."""
-    mine = share(order.batch_size, rank, world_size)
-    step = start
-    while True:
-        epoch, step_of_epoch = divmod(step, order.steps_per_epoch)
-        ids = order.ids(epoch, step_of_epoch)[mine]
-        yield Plan(epoch, step_of_epoch, ids, np.ones(len(ids), dtype=np.float32))
-        step += 1
-
-
-def evaluation_plan(samples: int, batch_size: int, rank: int, world_size: int) -> Iterator[Plan]:
-    """Every sample once, in order, over all processes; the last batch is padded with weight 0."""
-    mine = share(batch_size, rank, world_size)
-    for step in range(-(-samples // batch_size)):
-        ids = np.arange(step * batch_size, (step + 1) * batch_size)[mine]
-        weights = (ids < samples).astype(np.float32)
-        yield Plan(0, step, np.minimum(ids, samples - 1), weights)
+        batch = Batch(plan.epoch, plan.step, plan.epochs, plan.ids, images, flips, plan.weights, [])
+        return batch, tasks
 
 
 def first_batch(pictures: Pictures, count: int) -> Batch:

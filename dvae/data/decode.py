@@ -5,13 +5,14 @@ largest reduction that leaves 1.4 times the wanted size; everything else through
 """
 
 import io
+from threading import local
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 import torch
 from PIL import Image, ImageOps
-from torch.nn import functional
+from torch import Tensor
 
 from dvae.data.formats import FORMATS, UNREADABLE, to_rgb
 from dvae.data.reader import BadSample, Picture
@@ -19,6 +20,21 @@ from dvae.data.reader import BadSample, Picture
 MARGIN = 1.4  # a scaled decode keeps at least so many times the wanted pixels
 SCALES = (4, 2)  # 1/4 and 1/2
 JPEG_MAGIC = b"\xff\xd8\xff"
+SCRATCH_BYTES = 4 << 20  # a picture of 1.4 megapixels; larger ones take memory of their own
+
+# What functional.interpolate(mode="bilinear", antialias=True) calls; only here it takes `out`.
+_antialiased = torch.ops.aten._upsample_bilinear2d_aa.out
+
+
+class _Scratch(local):
+    """Memory of one thread, used for picture after picture: fresh memory costs page faults."""
+
+    def __init__(self) -> None:
+        self.pixels = np.empty(SCRATCH_BYTES, dtype=np.uint8)
+        self.rows = np.empty(SCRATCH_BYTES, dtype=np.uint8)
+
+
+_scratch = _Scratch()
 
 
 class Crop(NamedTuple):
@@ -64,12 +80,14 @@ def _decoded(
         return pixels, _square(width, height, crop)
     x, y, side = _square(width, height, crop)
     scale = next((d for d in SCALES if side / d >= MARGIN * size), 1)
+    height, width = -(-height // scale), -(-width // scale)
     pixels = simplejpeg.decode_jpeg(
         picture.data,
         "RGB",
-        min_height=-(-height // scale) if scale > 1 else 0,
-        min_width=-(-width // scale) if scale > 1 else 0,
+        min_height=height,
+        min_width=width,
         min_factor=1,
+        buffer=_scratch.pixels if height * width * 3 <= SCRATCH_BYTES else None,
     )
     # Snapped to whole pixels of the scaled picture: a fraction of one would blur or shift the crop.
     return pixels, (x // scale, y // scale, side // scale)
@@ -92,11 +110,19 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def _resize(square: np.ndarray, out: np.ndarray) -> None:
-    if square.shape == out.shape:
+    """Resize (side, side, 3), antialiased, into (S, S, 3)."""
+    side, size = square.shape[0], out.shape[0]
+    if side == size:
         out[:] = square
         return
-    planes = torch.from_numpy(square).permute(2, 0, 1)[None]  # (1, 3, h, w), channels last
-    small = functional.interpolate(
-        planes, size=out.shape[:2], mode="bilinear", antialias=True, align_corners=False
-    )
-    out[:] = small[0].permute(1, 2, 0).numpy()
+    source = _planes(square)
+    if side > size and size * side * 3 <= SCRATCH_BYTES:
+        # The columns first: shrinking those is the cheaper half, and leaves fewer rows to the other.
+        rows = _planes(_scratch.rows[: size * side * 3].reshape(size, side, 3))
+        source = _antialiased(source, (size, side), False, out=rows)
+    _antialiased(source, (size, size), False, out=_planes(out))
+
+
+def _planes(pixels: np.ndarray) -> Tensor:
+    """(h, w, 3) -> (1, 3, h, w), channels last: the same memory."""
+    return torch.from_numpy(pixels[None]).permute(0, 3, 1, 2)

@@ -20,6 +20,8 @@ from PIL import Image
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # what Pillow may open, whatever the name
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # in any case
 MAX_PIXELS = 64_000_000  # of a picture's header; more is refused before decoding
+MAX_BYTES = 256 << 20  # of a picture's file; a larger one is refused unread
+MAX_JSON_BYTES = 16 << 20  # of what stands beside it
 # What Pillow's and libjpeg-turbo's readers are known to raise on bytes that are no picture.
 UNREADABLE = (
     OSError,

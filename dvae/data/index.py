@@ -7,9 +7,12 @@
 A sample id runs over the shards of a split in the manifest's order: 0 … N-1.
 """
 
+import errno
 import hashlib
 import io
 import json
+import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
@@ -17,10 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from dvae.errors import UserError
+from dvae.errors import DataError, UserError
 from dvae.files import MANIFEST, write_bytes, write_json
 
 FORMAT = "dvae-shards/1"
+_INDEX_HEADER = 4096  # bytes, more than numpy's ever is
+# What some program takes for a command, a URL, an option, a variable or a pattern.
+_UNSAFE = re.compile(r"[-.]|.*[/\\:|$`{}*?\x00-\x1f]|(?!.*\.tar$)", re.DOTALL)
 
 # One row of an index. Offsets count from the first byte of the tar to the member's first data byte.
 SAMPLE = np.dtype(
@@ -94,23 +100,44 @@ def read_index(folder: Path, shard: Shard) -> np.ndarray:
     """The (n,) `SAMPLE` rows of a shard.
 
     Raises:
-        UserError: the index is missing, or isn't the one that the manifest names.
+        DataError: the index is missing, or isn't the one that the manifest names.
     """
     path = folder / shard.index_name
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {_remedy(folder)}") from None
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # no fault of the index
+        raise DataError(f"{path} cannot be read ({error.strerror}): {_remedy(folder)}") from None
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
-        raise UserError(f"{path} is not the index that {MANIFEST} names: {_remedy(folder)}")
-    rows = np.load(io.BytesIO(data), allow_pickle=False)
-    if rows.dtype != SAMPLE or len(rows) != shard.samples:
-        raise UserError(f"{path} holds {len(rows)} rows, not {shard.samples}: {_remedy(folder)}")
+        raise DataError(f"{path} is not the index that {MANIFEST} names: {_remedy(folder)}")
+    rows = _rows(data, shard.samples)
+    if rows is None:
+        raise DataError(f"{path} does not hold {shard.samples} rows: {_remedy(folder)}")
     ends = np.maximum(rows["offset"] + rows["size"], rows["json_offset"] + rows["json_size"])
-    largest = max(rows["size"].max(initial=0), rows["json_size"].max(initial=0))
-    if max(ends.max(initial=0), largest) > shard.bytes:
-        raise UserError(f"{path} points past the end of {shard.name}: {_remedy(folder)}")
+    numbers = [
+        rows[name] for name in ("offset", "size", "json_offset", "json_size")
+    ]  # sums may wrap
+    if max(values.max(initial=0) for values in (ends, *numbers)) > shard.bytes:
+        raise DataError(f"{path} points past the end of {shard.name}: {_remedy(folder)}")
     return rows
+
+
+def _rows(data: bytes, samples: int) -> np.ndarray | None:
+    """The rows that an index file holds, None where it isn't one of so many samples.
+
+    Its header is compared, not parsed: numpy's parser fails in too many ways on a damaged one.
+    """
+    file = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(SAMPLE)
+    head = {"descr": descr, "fortran_order": False, "shape": (samples,)}
+    np.lib.format.write_array_header_1_0(file, head)
+    expected = file.getvalue()
+    start = 10 + int.from_bytes(data[8:10], "little")  # bytes; the padding is numpy's own affair
+    is_same = data[:8] == expected[:8] and data[10:start].rstrip() == expected[10:].rstrip()
+    if not is_same or len(data) != start + samples * SAMPLE.itemsize:
+        return None
+    return np.frombuffer(data[start:], SAMPLE).copy()
 
 
 def write_shard_manifest(
@@ -144,7 +171,7 @@ def read_splits(folder: Path) -> dict[str, Split]:
             raise UserError(
                 f"{folder / MANIFEST} has the format {value['format']!r}, not {FORMAT!r}"
             )
-        return {
+        splits = {
             str(name): Split(folder, str(name), tuple(_shard(s, folder) for s in shards))
             for name, shards in value["splits"].items()
         }
@@ -154,6 +181,10 @@ def read_splits(folder: Path) -> dict[str, Split]:
         raise UserError(
             f"{folder / MANIFEST} lacks an entry, or has a wrong one: {_remedy(folder)}"
         ) from None
+    names = [shard.name for split in splits.values() for shard in split.shards]
+    if len(set(names)) < len(names):
+        raise UserError(f"{folder / MANIFEST} names a shard twice: {_remedy(folder)}")
+    return splits
 
 
 def find_split(folder: Path, name: str) -> Split:
@@ -172,18 +203,34 @@ def find_split(folder: Path, name: str) -> Split:
 
 
 def missing_shards(split: Split) -> list[str]:
-    """What is wrong with the tars of a split by their presence and sizes: one line each."""
+    """What is wrong with the files of a split by their presence and sizes: one line each."""
     problems = []
     for shard in split.shards:
-        path = split.folder / shard.name
-        try:
-            size = path.stat().st_size
-        except OSError:
+        size = _size(path := split.folder / shard.name)
+        if size is None:
             problems.append(f"{path} is missing")
-            continue
-        if size != shard.bytes:
+        elif size != shard.bytes:
             problems.append(f"{path} has {size} of {shard.bytes} bytes")
+        size = _size(path := split.folder / shard.index_name)
+        if size is None:
+            problems.append(f"{path} is missing")
+        elif size > shard.samples * SAMPLE.itemsize + _INDEX_HEADER:
+            problems.append(f"{path} is too large for {shard.samples} samples")
     return problems
+
+
+def _size(path: Path) -> int | None:
+    """The bytes of a plain file; None where there is none: a FIFO would wait for ever."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        return None
+    return state.st_size if stat.S_ISREG(state.st_mode) else None
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a manifest may name a shard so: a plain file name that nothing takes for more."""
+    return _UNSAFE.match(name) is None
 
 
 def _shard(value: dict[str, Any], folder: Path) -> Shard:
@@ -194,8 +241,13 @@ def _shard(value: dict[str, Any], folder: Path) -> Shard:
         samples=int(value["samples"]),
         index_sha256=str(value["index_sha256"]),
     )
-    if PurePath(shard.name).name != shard.name or not 0 <= shard.samples < 2**40:
-        raise UserError(f"{folder / MANIFEST} names a shard {shard.name!r}: not a plain file name")
+    if not is_shard_name(shard.name):
+        raise UserError(
+            f"{folder / MANIFEST} names a shard {shard.name[:60]!r}: not a plain file name that ends "
+            f"in .tar: {_remedy(folder)}"
+        )
+    if not 0 <= shard.samples < 2**40:
+        raise ValueError(shard.samples)
     return shard
 
 

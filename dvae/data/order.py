@@ -6,11 +6,14 @@ Feistel networks with cycle walking (Black & Rogaway 2002, "Ciphers with arbitra
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 ROUNDS = 8
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+CHUNK = 2**14  # indices permuted at a time: what fits a processor's cache
 
 # The purpose of a draw: equal seeds, epochs and ids give unrelated numbers for each of them.
 SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE = range(7)
@@ -19,10 +22,11 @@ SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE = range(7)
 def mix(x: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser: a bijection of uint64 whose every output bit hangs on every input bit."""
     x = x ^ (x >> np.uint64(30))
-    x = x * np.uint64(0xBF58476D1CE4E5B9)
-    x = x ^ (x >> np.uint64(27))
-    x = x * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def key(*parts: int | np.ndarray) -> np.ndarray:
@@ -33,51 +37,66 @@ def key(*parts: int | np.ndarray) -> np.ndarray:
     return result
 
 
-def uniform(ids: np.ndarray, count: int, *parts: int) -> np.ndarray:
+def uniform(ids: np.ndarray, count: int, *parts: int | np.ndarray) -> np.ndarray:
     """Keyed draws from [0, 1): (n,) sample ids -> (n, count), the same whoever asks."""
     keys = key(*parts, ids)[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
     return (mix(keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def permute(index: np.ndarray, size: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
+def permute(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     """A keyed permutation of 0 … size-1, evaluated at `index`, without building it.
 
     Args:
         index: (n,) integers in [0, size).
-        size: of the domain; one, or one for each index.
+        size: of the domain.
         keys: (1,) or (n,) uint64; each key is another permutation.
 
     Returns:
         (n,) int64 in [0, size).
     """
-    index = np.asarray(index).astype(np.uint64)
-    size = np.broadcast_to(np.asarray(size, dtype=np.uint64), index.shape)
-    keys = np.broadcast_to(keys, index.shape)
-    half = np.maximum(2, (_bit_length(size - np.uint64(1)) + np.uint64(1)) // np.uint64(2))
-    half = half.astype(np.uint64)
-    result = _feistel(index, half, keys)
-    outside = np.flatnonzero(result >= size)
-    while outside.size:  # walk the cycle until it comes back into the domain
-        result[outside] = _feistel(result[outside], half[outside], keys[outside])
-        outside = outside[result[outside] >= size[outside]]
+    result = np.asarray(index).astype(np.uint64)
+    half = max(2, ((size - 1).bit_length() + 1) // 2)
+    keys = np.broadcast_to(keys, result.shape)
+    for start in range(0, len(result), CHUNK):
+        here = slice(start, start + CHUNK)
+        result[here] = _walk(result[here], size, half, keys[here])
     return result.astype(np.int64)
 
 
-def _feistel(x: np.ndarray, half: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = x >> half, x & mask
+def _walk(x: np.ndarray, size: int, half: int, keys: np.ndarray) -> np.ndarray:
+    """One step of the permutation; what lands outside of the domain goes on until it comes back."""
+    x = _feistel(x, half, keys)
+    outside = np.flatnonzero(x >= size)
+    while outside.size:
+        moved = _feistel(x[outside], half, keys[outside])
+        x[outside] = moved
+        outside = outside[moved >= size]
+    return x
+
+
+def _feistel(x: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
+    shift, mask = np.uint64(half), np.uint64(2**half - 1)
+    left, right = x >> shift, x & mask
     for _ in range(ROUNDS):
         keys = keys + GOLDEN
         left, right = right, left ^ (mix(right + keys) & mask)
-    return (left << half) | right
+    return (left << shift) | right
 
 
-def _bit_length(x: np.ndarray) -> np.ndarray:
-    bits = np.zeros(x.shape, dtype=np.uint64)
-    for shift in (32, 16, 8, 4, 2, 1):
-        above = (x >> bits) >> np.uint64(shift) > 0
-        bits = bits + np.where(above, np.uint64(shift), np.uint64(0))
-    return bits + (x > 0)
+class Draw(NamedTuple):
+    """What some slots of a global batch hold."""
+
+    epochs: np.ndarray  # (n,) int64: the pass of its source that each sample belongs to
+    ids: np.ndarray  # (n,) int64
+
+
+class Line(NamedTuple):
+    """The permuted shards of an epoch, laid end to end."""
+
+    ends: np.ndarray  # (S,) where each ends on the line
+    first: np.ndarray  # (S,) the id of its first sample
+    shards: np.ndarray  # (S,) its number in the manifest
+    rotation: int  # the place of the line that the first lane begins at
 
 
 @dataclass(frozen=True)
@@ -100,9 +119,9 @@ class Order:
     seed: int
     batch_size: int
     window: int = 0
-    _line: dict[int, tuple[np.ndarray, np.ndarray, int]] = field(default_factory=dict, repr=False)
+    _lines: dict[int, Line] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """N, in all shards."""
         return int(self.counts.sum())
@@ -112,11 +131,25 @@ class Order:
         """Global batches in an epoch; what doesn't fill the last one waits for the next epoch."""
         return self.samples // self.batch_size
 
-    def ids(self, epoch: int, step: int) -> np.ndarray:
-        """The (B,) sample ids of a step of an epoch, slot by slot; no id twice in an epoch."""
+    def epochs_begun(self, step: int) -> int:
+        """How many epochs have begun when `step` global batches were drawn."""
+        return -(-step // self.steps_per_epoch)
+
+    def draw(self, step: int, slots: np.ndarray, first_epoch: int = 0) -> Draw:
+        """What (n,) slots of the global batch hold at a step that counts from the run's start."""
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        ids = self.ids(first_epoch + epoch, step_of_epoch, slots)
+        return Draw(np.full_like(ids, first_epoch + epoch), ids)
+
+    def ids(self, epoch: int, step: int, slots: np.ndarray | None = None) -> np.ndarray:
+        """The (B,) sample ids of a step of an epoch, slot by slot; no id twice in an epoch.
+
+        With `slots`, (n,), only theirs: what a process pays for is its own share.
+        """
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"step {step} of an epoch of {self.steps_per_epoch}")
-        slots = np.arange(self.batch_size, dtype=np.int64)
+        if slots is None:
+            slots = np.arange(self.batch_size, dtype=np.int64)
         if not self.window:
             places = step * self.batch_size + slots
             return permute(places, self.samples, key(self.seed, epoch, SAMPLES))
@@ -126,23 +159,25 @@ class Order:
         inside = permute(np.full_like(slots, step % self.window), size, keys)
         return self._at(epoch, slots * self.steps_per_epoch + window * self.window + inside)
 
+    def line(self, epoch: int) -> Line:
+        """The permuted shards of an epoch; kept until another epoch's are asked for."""
+        line = self._lines.get(epoch)
+        if line is None:
+            count = len(self.counts)
+            shards = permute(np.arange(count), count, key(self.seed, epoch, SHARDS))
+            first = np.cumsum(self.counts) - self.counts
+            rotation = int(key(self.seed, epoch, ROTATION)[0] % np.uint64(self.samples))
+            line = Line(np.cumsum(self.counts[shards]), first[shards], shards, rotation)
+            self._lines.clear()
+            self._lines[epoch] = line
+        return line
+
     def _at(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """Sample ids at places of the line of permuted shards, which begins at a drawn place."""
-        ends, first, rotation = self._line_of(epoch)
+        """Sample ids at places of the line, which begins at a drawn place."""
+        ends, first, _, rotation = self.line(epoch)
         places = (places + rotation) % self.samples
         shard = np.searchsorted(ends, places, side="right")
         return first[shard] + places - (ends[shard - 1] * (shard > 0))
-
-    def _line_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Where each permuted shard ends on the line, and its first sample's id."""
-        if epoch not in self._line:
-            shards = np.arange(len(self.counts))
-            permuted = permute(shards, len(self.counts), key(self.seed, epoch, SHARDS))
-            first = np.cumsum(self.counts) - self.counts
-            rotation = int(key(self.seed, epoch, ROTATION)[0] % np.uint64(self.samples))
-            self._line.clear()
-            self._line[epoch] = (np.cumsum(self.counts[permuted]), first[permuted], rotation)
-        return self._line[epoch]
 
 
 def share(batch_size: int, rank: int, world_size: int) -> slice:

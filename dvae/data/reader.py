@@ -1,12 +1,14 @@
 """A picture's bytes, by its sample id, from shards on a local disk.
 
 Reads through offsets, never by walking the tar, so a damaged header can't hide what follows it, and
-checks every picture against the index, so a damaged byte can't reach the network.
+checks every picture's header and bytes, so a damaged one can't reach the network.
 """
 
 import bisect
+import errno
 import json
 import os
+import resource
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -16,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from dvae.data.formats import MAX_BYTES, MAX_JSON_BYTES
 from dvae.data.index import Shard, Split, missing_shards, read_index
+from dvae.data.tar_header import BLOCK, is_whole
 from dvae.errors import DataError
 
 OPEN_FILES = 128  # shards kept open at a time
-BLOCK = 512  # bytes: a tar's header stands just before a member's data
 
 
 class BadSample(Exception):  # noqa: N818 - an outcome that is counted, not an error that ends a run
@@ -48,7 +51,8 @@ class _OpenFile:
     """A descriptor that is closed when the last thread that uses it lets go of it."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+        # Not blocking: a FIFO that took a shard's place must not hold a thread for ever.
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -67,11 +71,12 @@ class Reader:
         if problems:
             shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
             raise DataError(
-                f"{len(problems)} of {len(split.shards)} shards are not what {split.folder}'s "
+                f"{len(problems)} files of {len(split.shards)} shards are not what {split.folder}'s "
                 f"manifest says: {shown}: copy them again, or pack anew"
             )
         self.split = split
         self.verify = verify
+        self._open_files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
         self._first = [0, *np.cumsum(split.counts).tolist()]
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._rows: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -87,16 +92,19 @@ class Reader:
             BadSample: it can't be read, is cut short, or isn't what was packed.
         """
         shard, row = self._locate(sample)
-        data = self._read(shard, int(row["offset"]), int(row["size"]))
+        data = self._member(shard, int(row["offset"]), int(row["size"]), MAX_BYTES)
         if self.verify and zlib.crc32(data) != int(row["crc32"]):
             raise BadSample("its bytes are not those that were packed (CRC-32 differs)")
         return Picture(data, int(row["orientation"]))
 
     def about(self, sample: int) -> dict[str, Any]:
-        """The JSON member of a sample, {} where it has none or an invalid one."""
+        """The JSON member of a sample, {} where it has none, an invalid one or another's."""
         shard, row = self._locate(sample)
+        offset, size = int(row["json_offset"]), int(row["json_size"])
+        if not size or self._key(shard, offset) != self._key(shard, int(row["offset"])):
+            return {}
         try:
-            value = json.loads(self._read(shard, int(row["json_offset"]), int(row["json_size"])))
+            value = json.loads(self._member(shard, offset, size, MAX_JSON_BYTES))
         except (BadSample, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
@@ -105,12 +113,15 @@ class Reader:
         """The shard, key and offset of a sample, for a report."""
         shard, row = self._locate(sample)
         offset = int(row["offset"])
+        return Place(self.split.shards[shard].name, self._key(shard, offset), offset)
+
+    def _key(self, shard: int, offset: int) -> str:
+        """What the header before a member's data calls it, up to the base name's first dot."""
         try:
             name = self._read(shard, offset - BLOCK, 100).split(b"\0")[0]
         except BadSample:
-            name = b"?"
-        key = name.decode("utf-8", "backslashreplace").rsplit("/", 1)[-1].split(".")[0]
-        return Place(self.split.shards[shard].name, key, offset)
+            return "?"
+        return name.decode("utf-8", "backslashreplace").rsplit("/", 1)[-1].split(".")[0]
 
     def _locate(self, sample: int) -> tuple[int, np.void]:
         shard = bisect.bisect_right(self._first, sample) - 1
@@ -120,6 +131,13 @@ class Reader:
             rows = read_index(self.split.folder, self._shard(shard))
         self._keep(self._rows, shard, rows)
         return shard, rows[sample - self._first[shard]]
+
+    def _member(self, shard: int, offset: int, size: int, largest: int) -> bytes:
+        if size > largest:
+            raise BadSample(f"its {size} bytes are more than {largest}")
+        if self.verify and not is_whole(self._read(shard, offset - BLOCK, BLOCK)):
+            raise BadSample("its header in the tar is damaged")
+        return self._read(shard, offset, size)
 
     def _shard(self, number: int) -> Shard:
         return self.split.shards[number]
@@ -132,6 +150,8 @@ class Reader:
             self._keep(self._files, shard, opened)
             data = os.pread(opened.descriptor, size, offset)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # that's not the sample's fault
             raise BadSample(f"reading it failed: {error.strerror}") from None
         if len(data) != size:
             raise BadSample(f"{len(data)} of its {size} bytes are there: the shard was cut short")
@@ -141,5 +161,5 @@ class Reader:
         with self._lock:
             cache[shard] = value
             cache.move_to_end(shard)
-            if len(cache) > OPEN_FILES:
+            if len(cache) > max(self._open_files, 1):
                 cache.popitem(last=False)

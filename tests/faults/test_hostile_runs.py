@@ -1,0 +1,192 @@
+"""Rows 30, 31 and 36 to 38: what a run does with command URLs, lost shards and few descriptors."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dvae.data.batches import Loader, Pictures, evaluation_plan
+from dvae.data.index import find_split
+from dvae.data.reader import Reader
+from dvae.errors import UserError
+from dvae.evaluate import evaluate_weights
+from dvae.weights import load
+from shards.index import main as index
+from tests.faults.limited import run_limited
+from tests.faults.shard_files import flip, make_shards, read_all
+
+PLACES = [
+    "pipe:touch PROBE",
+    "pipe:touch PROBE; cat a.tar",
+    "a.tar::pipe:touch PROBE",
+    "|touch PROBE",
+    "$(touch PROBE)",
+    "`touch PROBE`",
+    "-",
+    "ftp://127.0.0.1:9/a.tar",
+    "file://host/a.tar",
+    "${HOME}/a.tar",
+    "{0..9999999999}.tar",
+    "*.tar",
+]
+
+
+@pytest.fixture(params=PLACES)
+def place(request, tmp_path):
+    probe = tmp_path / "probe"
+    yield request.param.replace("PROBE", str(probe))
+    assert not probe.exists()
+
+
+def refused(code, capsys):
+    told = capsys.readouterr().err
+    assert code == 2
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    return True
+
+
+@pytest.mark.parametrize("key", ["data.train", "data.val"])
+def test_a_recipe_can_not_name_a_command(recipe, train, capsys, place, key):
+    recipe.write_text(recipe.read_text().replace("[data]", f"[data]\nval = {json.dumps('x')}"))
+    text = recipe.read_text().replace('val = "x"\n', "" if key == "data.train" else 'val = "x"\n')
+    lines = [
+        f"{key[5:]} = {json.dumps(place)}" if line.startswith(f"{key[5:]} =") else line
+        for line in text.splitlines()
+    ]
+    recipe.write_text("\n".join(lines))
+    assert refused(train(recipe), capsys)
+
+
+def test_an_override_and_the_indexer_can_not_be_given_a_command(recipe, train, capsys, place):
+    assert refused(train(recipe, f"data.train={place}"), capsys)
+    if place != "-":
+        assert refused(index([place]), capsys)
+
+
+@pytest.mark.parametrize("ending", ["", ".tar"])
+def test_a_manifest_can_not_name_a_command(tmp_path, place, ending):
+    folder = make_shards(tmp_path / "shards", shards=1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["train"][0]["name"] = place + ending
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="not a plain file name") as raised:
+        find_split(folder, "train")
+    assert raised.value.exit_code == 2
+
+
+def test_a_tar_with_the_name_of_a_command_is_not_indexed(tmp_path, capsys):
+    folder = make_shards(tmp_path / "shards", shards=1)
+    (folder / "train-000000.tar").rename(folder / "pipe:touch probe;.tar")
+    assert refused(index([str(folder)]), capsys)
+
+
+def test_an_index_that_is_a_command_is_refused(tmp_path):
+    folder = make_shards(tmp_path / "shards", shards=1)
+    (folder / "train-000000.index.npy").write_bytes(b"pipe:touch probe")
+    with pytest.raises(UserError, match="is not the index that manifest.json names"):
+        read_all(folder)
+
+
+def bad_samples(recipe: Path) -> list[dict]:
+    path = recipe.parent / "runs" / "tiny" / "bad_samples.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_loss_of_a_run_is_named_and_read_and_bad_make_up_the_plan(
+    recipe, train, shards, tmp_path
+):
+    copy = shutil.copytree(shards, tmp_path / "spoiled")
+    spoiled = {}
+    for name in ("train", "val"):
+        reader = Reader(find_split(copy, name))
+        for sample in (0, 3, 5):
+            spoiled[name, sample] = reader.place(sample)
+            flip(copy / reader.place(sample).shard, reader.place(sample).offset + 77)
+    epoch = len(Reader(find_split(copy, "train"))) // 16
+    assert train(recipe, f"data.train={copy}", "data.max_bad=0.5", f"train.steps={epoch * 2}") == 0
+    lines = bad_samples(recipe)
+    for line in lines:
+        place = spoiled[line["split"], line["sample"]]
+        assert (line["shard"], line["key"], line["offset"]) == tuple(vars(place).values())
+        assert "CRC-32 differs" in line["reason"]
+    counts = Counter((line["split"], line["epoch"], line["sample"]) for line in lines)
+    assert set(counts.values()) == {1}
+    assert [entry for entry in counts if entry[0] == "val"] == [("val", 0, n) for n in (0, 3, 5)]
+    state = recipe.parent / "runs" / "tiny" / "checkpoints" / f"step-{epoch * 2:08d}"
+    saved = json.loads(next(state.glob("*state*.json")).read_text())
+    assert saved["bad_samples"] == len(lines) - 3
+
+
+def test_a_validation_split_with_too_many_bad_pictures_ends_the_run(
+    recipe, train, shards, tmp_path, capsys
+):
+    copy = shutil.copytree(shards, tmp_path / "spoiled")
+    reader = Reader(find_split(copy, "val"))
+    flip(copy / reader.place(1).shard, reader.place(1).offset + 77)
+    assert train(recipe, f"data.train={copy}") == 3
+    assert f"1 of {len(reader)} validation pictures are bad" in capsys.readouterr().err
+    assert [line["sample"] for line in bad_samples(recipe)] == [1]
+
+
+def test_an_evaluation_names_what_it_leaves_out(trained, shards, tmp_path, capsys):
+    copy = shutil.copytree(shards, tmp_path / "spoiled")
+    reader = Reader(find_split(copy, "val"))
+    flip(copy / reader.place(1).shard, reader.place(1).offset + 77)
+    weights = load(str(trained))
+    assert evaluate_weights(weights, copy, "val").images == len(reader) - 1
+    assert f"left out: val-000000.tar, {reader.place(1).key} at byte" in capsys.readouterr().err
+    for sample in {*range(len(reader))} - {1}:
+        flip(copy / reader.place(sample).shard, reader.place(sample).offset + 77)
+    with pytest.raises(UserError, match=f"none of the {len(reader)} pictures"):
+        evaluate_weights(weights, copy, "val")
+
+
+def test_missing_shards_end_a_run_with_code_3(recipe, train, shards, tmp_path, capsys):
+    copy = shutil.copytree(shards, tmp_path / "lost")
+    (copy / "train-000001.tar").unlink()
+    assert train(recipe, f"data.train={copy}") == 3
+    assert "train-000001.tar is missing" in capsys.readouterr().err
+
+
+def test_reading_starts_no_process_and_takes_no_shared_memory(tmp_path):
+    reader = Reader(find_split(make_shards(tmp_path / "shards"), "train"))
+    plan = evaluation_plan(len(reader), 4, 0, 1)
+    with Loader(plan, Pictures(reader, 16), threads=2) as loader:
+        for batch in loader:
+            children = [p.read_text() for p in Path("/proc/self/task").glob("*/children")]
+            assert not any(children)
+            assert not batch.images.is_shared()
+
+
+def test_more_shards_than_open_files_are_read(tmp_path):
+    folder = make_shards(tmp_path / "shards", shards=100, samples=1)
+    code = """
+from pathlib import Path
+from tests.faults.shard_files import read_all
+print(len(read_all(Path(sys.argv[1])).delivered), "delivered")
+"""
+    ended = run_limited("read", folder, code=code, RLIMIT_NOFILE=64)
+    assert "100 delivered" in ended.out, ended.err
+
+
+def test_a_lack_of_open_files_is_told_and_not_put_down_to_the_samples(tmp_path):
+    folder = make_shards(tmp_path / "shards", shards=1)
+    code = """
+import contextlib, os
+from pathlib import Path
+from dvae.data.index import find_split
+from dvae.errors import exit_code_of
+from tests.faults.shard_files import Reader, read_all
+reader = Reader(find_split(Path(sys.argv[1]), "train"))
+read_all(Path(sys.argv[1]))
+with contextlib.suppress(OSError):
+    while True:
+        os.dup(0)
+sys.exit(exit_code_of(lambda: len(read_all(Path(sys.argv[1]), reader=reader).bad)))
+"""
+    ended = run_limited("read", folder, code=code, RLIMIT_NOFILE=64)
+    assert ended.code == 2
+    assert "train-000000.index.npy: Too many open files" in ended.err
