@@ -43,7 +43,7 @@ def check_shard(folder: Path, repair: bool, shard: Shard) -> Checked:
         shard: what the manifest says.
     """
     path = folder / shard.name
-    damage = _tar_damage(path, shard)
+    damage = tar_damage(path, shard)
     problems = [Problem(shard.name, damage, COPY)] if damage else []
     keys = np.zeros(0, np.uint64)
     if index_problem := _check_index(folder, shard, repair and not damage):
@@ -76,7 +76,8 @@ def sample_keys(path: Path, rows: np.ndarray) -> list[str]:
     return keys
 
 
-def _tar_damage(path: Path, shard: Shard) -> str | None:
+def tar_damage(path: Path, shard: Shard) -> str | None:
+    """What is wrong with a tar by its size and SHA-256, or None."""
     try:
         size = path.stat().st_size
         digest = sha256(path) if size == shard.bytes else ""

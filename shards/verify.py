@@ -100,7 +100,7 @@ def _check_names(folder: Path, splits: dict[str, Split]) -> list[Problem]:
     """Tars that the manifest names twice, or doesn't name."""
     named = Counter(shard.name for split in splits.values() for shard in split.shards)
     twice = [name for name, count in named.items() if count > 1]
-    strays = sorted(path.name for path in folder.glob("*.tar") if path.name not in named)
+    strays = sorted(path.name for path in folder.glob("[!.]*.tar") if path.name not in named)
     remedy = "delete it, or run python -m shards.index if it belongs here"
     return [
         *(Problem(name, f"is named twice by {MANIFEST}", COPY) for name in twice),
