@@ -46,13 +46,13 @@ class Tars:
         Raises:
             UserError: a tar can't be read or is damaged; names the byte.
         """
-        for start, path in zip(self._starts, self.paths, strict=True):
+        for start, path in zip(self.starts, self.paths, strict=True):
             with open_archive(path) as file:
                 for member in tar.members(file, str(path)):
                     name = inner_name(member.name.encode("utf-8", "surrogateescape"))
                     if not member.is_regular:
-                        # Folders end with a slash or, old ones, hold no data: neither is a loss.
-                        ignored["special files"] += not member.name.endswith("/")
+                        if not member.name.endswith("/"):
+                            ignored["special files"] += 1
                     elif is_hidden(name):
                         ignored["hidden files"] += 1
                     else:
@@ -60,11 +60,11 @@ class Tars:
 
     def read(self, item: Item) -> bytes:
         """The bytes of a file of `files`."""
-        number = bisect.bisect_right(self._starts, item.place) - 1
-        return read_range(self.paths[number], item.place - self._starts[number], item.size)
+        number = bisect.bisect_right(self.starts, item.place) - 1
+        return read_range(self.paths[number], item.place - self.starts[number], item.size)
 
     @cached_property
-    def _starts(self) -> list[int]:
+    def starts(self) -> list[int]:
         """The place at which each tar begins."""
         sizes = (path.stat().st_size for path in self.paths)
         return list(accumulate(sizes, initial=0))[:-1]
@@ -159,8 +159,8 @@ def _central_directory(file: BinaryIO, path: Path) -> tuple[int, int]:
     total = os.fstat(file.fileno()).st_size
     start = max(0, total - _END.size - 0xFFFF)  # a comment of at most 65,535 bytes may follow
     tail = os.pread(file.fileno(), total - start, start)
-    found = tail.rfind(b"PK\5\6")
-    if found < 0 or len(tail) - found < _END.size:
+    found = _end_record(tail)
+    if found is None:
         raise UserError(f"{str(path)!r} is no zip, or its end is missing: copy it again")
     _, _, _, _, count, size, place, _ = _END.unpack_from(tail, found)
     if count == 0xFFFF or 0xFFFFFFFF in (size, place):
@@ -173,6 +173,17 @@ def _central_directory(file: BinaryIO, path: Path) -> tuple[int, int]:
     if place + size > start + found or count * _ENTRY.size > size:
         raise _damaged(path, start + found)
     return place, count
+
+
+def _end_record(tail: bytes) -> int | None:
+    """Where the record is whose comment reaches to the end; a comment may hold its signature too."""
+    found = tail.rfind(b"PK\5\6")
+    while found >= 0:
+        comment = tail[found + _END.size - 2 : found + _END.size]
+        if len(comment) == 2 and found + _END.size + int.from_bytes(comment, "little") == len(tail):
+            return found
+        found = tail.rfind(b"PK\5\6", 0, found)
+    return None
 
 
 def _entry(file: BinaryIO, place: int, path: Path) -> _Entry:

@@ -3,13 +3,13 @@
 import csv
 import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dvae.errors import UserError
 from shards.geometry import Box
-from shards.sources import Item, shown
+from shards.options import Options
+from shards.sources import Listing, shown
 
 _COLUMNS = ("file", "x0", "y0", "x1", "y1")
 
@@ -30,19 +30,31 @@ class Boxes:
             box = self.rows.get(os.path.relpath(os.path.join(self.source, name), self.folder))
         return box
 
-    def given_to(self, items: Iterable[Item]) -> list[Item]:
-        """The pictures with the boxes of this table.
 
-        Raises:
-            UserError: it names none of them.
-        """
-        boxed = [item._replace(box=self.find(item.name)) for item in items]
-        if not any(item.box for item in boxed):
-            raise UserError(
-                "--boxes names no picture of SOURCE: its column file is relative to SOURCE or to "
-                "the CSV's own folder"
-            )
-        return boxed
+def choose_boxes(options: Options, listing: Listing) -> str | None:
+    """Give the pictures of a listing the boxes that `--boxes` asks for, and no others.
+
+    Returns:
+        What the boxes come from: a CSV file's SHA-256, `source`, or None.
+
+    Raises:
+        UserError: none of the pictures has a box, or the CSV file is wrong.
+    """
+    if options.boxes is None:
+        listing.pictures = [item._replace(box=None) for item in listing.pictures]
+        return None
+    if options.boxes == Path("source"):
+        if not any(item.box for item in listing.pictures):
+            raise UserError("--boxes source: SOURCE names no boxes: give a CSV file of them")
+        return "source"
+    boxes = read_boxes(options.boxes, options.source)
+    listing.pictures = [item._replace(box=boxes.find(item.name)) for item in listing.pictures]
+    if not any(item.box for item in listing.pictures):
+        raise UserError(
+            f"--boxes {str(options.boxes)!r} names no picture of SOURCE: its column file is relative "
+            "to SOURCE or to the CSV's own folder"
+        )
+    return boxes.sha256
 
 
 def read_boxes(path: Path, source: Path) -> Boxes:

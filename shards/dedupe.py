@@ -9,6 +9,7 @@ two pictures of a group can come to stand on two sides of a split.
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from dvae.data.formats import FORMATS, to_rgb
 from shards.finished import Finished, content_of, samples_in
+from shards.form import Form
 from shards.geometry import Box
 from shards.likeness import SIDE, Looks, alike_pairs, load_imagehash, looks_of
 from shards.parallel import in_order
@@ -39,7 +41,7 @@ class Print(NamedTuple):
 
 
 def find_duplicates(
-    is_near: bool,
+    form: Form | None,
     source: Source,
     pictures: Sequence[Item],
     finished: Finished,
@@ -49,7 +51,7 @@ def find_duplicates(
     """The reason why each duplicate is left out, by its position in `pictures`.
 
     Args:
-        is_near: look at the pictures too, not at their bytes alone.
+        form: that they are packed in; None: look at their bytes alone, not at the pictures.
         source: what the pictures are read from.
         pictures: in the order that they are packed in.
         finished: the set that they are appended to.
@@ -59,16 +61,16 @@ def find_duplicates(
     Raises:
         UserError: the library that looks at pictures isn't installed.
     """
-    if is_near:
+    if form:
         load_imagehash()
     names, prints = [], []
     for about, data in samples_in(finished):
         names.append(about["source"])
         content = bytes.fromhex(content_of(about))
-        prints.append(_look(content, data) if is_near else Print(content))
+        prints.append(_look(content, data) if form else Print(content))
     old = len(names)
     bar.reset(len(pictures))
-    for made in in_order(partial(_print_of, source, is_near), pictures, workers):
+    for made in in_order(partial(_print_of, source, form), pictures, workers):
         prints.append(made)
         bar.update()
     kept = _kept(prints, old)
@@ -86,7 +88,7 @@ def find_duplicates(
     return reasons
 
 
-def _print_of(source: Source, is_near: bool, item: Item) -> Print:
+def _print_of(source: Source, form: Form | None, item: Item) -> Print:
     try:
         data = source.read(item)
     except PictureError:
@@ -94,11 +96,12 @@ def _print_of(source: Source, is_near: bool, item: Item) -> Print:
     content = hashlib.sha256(data).digest()
     if item.box:
         content = hashlib.sha256(content + repr(item.box).encode()).digest()
-    if not is_near:
+    if not form:
         return Print(content)
     try:
         # As the packer decodes it, so that what it will reject stands for no group.
-        small = prepare(data, item.box, SIDE, quality=95)
+        form = replace(form, size=SIDE, resize="shorter", quality=95, format=None)
+        small = prepare(data, item.box, form)
     except PictureError:
         return Print(content)
     return _look(content, small.data)._replace(pixels=_pixels(data, item.box))

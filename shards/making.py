@@ -94,10 +94,10 @@ def _duplicates(job: Job, pictures: list[Item], stderr: TextIO) -> dict[int, str
     options = job.options
     if options.dedupe == "none":
         return {}
-    is_near = options.dedupe == NEAR
+    form = options.form if options.dedupe == NEAR else None
     with _bar("comparing", stderr) as bar:
         workers = options.workers
-        return find_duplicates(is_near, job.source, pictures, job.finished, workers, bar)
+        return find_duplicates(form, job.source, pictures, job.finished, workers, bar)
 
 
 def _writer(job: Job, split: str) -> ShardWriter:
@@ -117,7 +117,7 @@ def _pack_one(job: Job, duplicates: Mapping[int, str], work: tuple[int, Item]) -
         split = split_of(item, content.digest(), options)
         if position < job.done.end(split):
             return Packed(position, item, split)
-        made = prepare(original, item.box, options.size, options.quality)
+        made = prepare(original, item.box, options.form)
     except PictureError as error:
         return Packed(position, item, reason=str(error))
     about = {

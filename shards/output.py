@@ -53,7 +53,7 @@ def is_same(folder: Path, about: dict[str, Any], options: dict[str, Any], append
         UserError: it had other options, or lost a shard.
     """
     had = about["options"]
-    differing = {key for key in options if had.get(key) != options[key]}
+    differing = _differing(had, options)
     if differing and not (append and differing <= _MAY_GROW):
         remedy = "--append, or --overwrite" if differing <= _MAY_GROW else "or --overwrite"
         raise _made_otherwise(folder, differing, had, options, remedy)
@@ -69,15 +69,19 @@ def check_unfinished(folder: Path, options: dict[str, Any]) -> None:
         had = json.loads((folder / MARK).read_bytes())
     except (OSError, ValueError, RecursionError):
         return
-    differing = {key for key in options if isinstance(had, dict) and had.get(key) != options[key]}
+    differing = _differing(had, options) if isinstance(had, dict) else set()
     if is_unfinished(folder) and differing:
         raise _made_otherwise(folder, differing, had, options, "or --overwrite")
+
+
+def _differing(had: dict[str, Any], asked: dict[str, Any]) -> set[str]:
+    return {key for key in had.keys() | asked.keys() if had.get(key) != asked.get(key)}
 
 
 def _made_otherwise(
     folder: Path, differing: set[str], had: dict[str, Any], asked: dict[str, Any], remedy: str
 ) -> UserError:
-    pairs = ", ".join(_difference(key, had.get(key), asked[key]) for key in sorted(differing))
+    pairs = ", ".join(_difference(key, had.get(key), asked.get(key)) for key in sorted(differing))
     return UserError(
         f"OUT {str(folder)!r} already holds shards made otherwise ({pairs}): "
         f"give another folder, {remedy}"

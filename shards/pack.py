@@ -20,19 +20,22 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
 from dvae.errors import UserError, exit_code_of
 from dvae.files import locked
 from shards import output, summary
-from shards.boxes import read_boxes
+from shards.boxes import choose_boxes
 from shards.finished import Finished, read_finished
-from shards.folder import Folder
+from shards.form import Form
 from shards.journal import Done, digest_of, journal_name, read_done
+from shards.layouts import FOLDER
 from shards.making import Job, make_shards
 from shards.options import Options, parse
-from shards.sources import Listing, Plain, Source, list_items, shown
+from shards.recognise import open_source
+from shards.sources import Listing, Source, list_items, shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +58,7 @@ def pack(options: Options) -> None:
     """
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"OUT {str(options.out)!r} is a file: give a folder")
-    source = Plain(Folder(options.source))
+    kind, source = open_source(options.source, options.layout)
     listing = list_items(source)
     if not listing.pictures:
         raise UserError(
@@ -63,10 +66,11 @@ def pack(options: Options) -> None:
             f"{summary.ignored(listing)}: give the folder that holds the pictures themselves"
         )
     wanted = _options_of_the_bytes(options, listing)
-    if options.boxes:
-        boxes = read_boxes(options.boxes, options.source)
-        wanted["boxes"] = boxes.sha256
-        listing.pictures = boxes.given_to(listing.pictures)
+    wanted["boxes"] = choose_boxes(options, listing)
+    if options.ignore_splits:
+        listing.pictures = [item._replace(split=None) for item in listing.pictures]
+    if kind != FOLDER:
+        sys.stdout.write(f"source    {kind} (--layout names another)\n")
     try:
         with locked(options.out):
             _pack_into(options, source, listing, wanted)
@@ -83,9 +87,9 @@ def pack(options: Options) -> None:
 def _pack_into(options: Options, source: Source, listing: Listing, wanted: dict[str, Any]) -> None:
     """Pack into a folder that this process holds."""
     out = options.out
-    about = None if options.overwrite else output.find_finished(out)
+    about = output.find_finished(out)
     finished = Finished({})
-    if about:
+    if about and not options.overwrite:
         if output.is_same(out, about, wanted, options.append):
             output.finish(out)
             place = shown(os.fsencode(out))
@@ -94,15 +98,14 @@ def _pack_into(options: Options, source: Source, listing: Listing, wanted: dict[
         finished = read_finished(out, about)
     elif not options.overwrite:
         output.check_unfinished(out, wanted)
-    else:
-        output.find_finished(out)  # refuses what isn't ours
     digest = digest_of(wanted, finished.sha256)
     done = Done() if options.overwrite else read_done(out, digest)
     keep = output.names_of([*finished.shards, *(entry.shard for entry in done.entries)])
     keep |= {journal_name(number) for number in range(len(done.entries))}
-    if about:
+    is_appending = bool(finished.splits)
+    if is_appending:
         keep.add(output.REJECTED)
-    output.start(out, wanted, keep, append=about is not None)
+    output.start(out, wanted, keep, is_appending)
     start = time.monotonic()
     made = make_shards(Job(options, source, wanted, finished, digest, done), listing)
     output.finish(out)
@@ -112,17 +115,21 @@ def _pack_into(options: Options, source: Source, listing: Listing, wanted: dict[
 
 def _options_of_the_bytes(options: Options, listing: Listing) -> dict[str, Any]:
     """What determines the bytes of the shards; a finished folder with the same is left alone."""
-    return {
-        "size": options.size,
-        "quality": options.quality,
+    form = options.form
+    always = {
+        "size": form.size,
+        "quality": form.quality,
         "boxes": None,
         "shard_bytes": options.shard_bytes,
         "val": options.val,
         "split": options.split,
         "seed": options.seed,
-        "dedupe": None if options.dedupe == "none" else options.dedupe,
         "pictures": listing.digest,
     }
+    # These stand in the manifest where they're asked for, so that older manifests still agree.
+    later = asdict(form) | {name: getattr(options, name) for name in ("ignore_splits", "dedupe")}
+    usual = asdict(Form()) | {"ignore_splits": False, "dedupe": "none"}
+    return always | {name: value for name, value in later.items() if value != usual[name]}
 
 
 if __name__ == "__main__":

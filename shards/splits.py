@@ -3,7 +3,7 @@
 import hashlib
 
 from dvae.errors import UserError
-from shards.options import Options
+from shards.options import Options, is_split_name
 from shards.sources import Item
 
 TRAIN = "train"
@@ -18,13 +18,21 @@ def splits_of(own: set[str | None], options: Options) -> list[str]:
         options: the run's.
 
     Raises:
-        UserError: `--val` where the source has a split val, or nothing to take it from.
+        UserError: a name that can't be a file's; `--val` where the source has a split val, or nothing to take it from.
     """
     names = {name or options.split for name in own}
+    wrong = [name for name in sorted(names) if not is_split_name(name)]
+    if wrong:
+        raise UserError(
+            f"SOURCE names the split {wrong[0][:40]!r}, which no file can be called: mend that, or "
+            f"give --ignore-splits"
+        )
     if options.val is None:
         return sorted(names)
     if VAL in names:
-        raise UserError("SOURCE names a split val of its own: leave --val out")
+        raise UserError(
+            "SOURCE names a split val of its own: leave --val out, or give --ignore-splits"
+        )
     if TRAIN not in names:
         raise UserError(f"--val takes from the split train, and SOURCE has {sorted(names)} only")
     return sorted(names | {VAL})

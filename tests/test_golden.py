@@ -9,7 +9,6 @@ from shards.pack import main
 
 OPTIONS = {
     "boxes": None,
-    "dedupe": None,
     "pictures": "928d7b5b572c8eeeaf52d84586c150c1e389b90e15f188a3c17780814a319963",
     "quality": 92,
     "seed": 5,
