@@ -9,7 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
 from dvae.data.formats import MAX_BYTES, MAX_JSON_BYTES
+from dvae.data.index import SAMPLE
 from shards import tar
 from shards.pictures import stored_orientation
 from shards.sources import shown
@@ -33,26 +36,35 @@ class Skipped(NamedTuple):
 _Skip = Callable[[tar.Member, str], None]
 
 
-def rows(
-    file: BinaryIO, path: Path, images: Sequence[str], skipped: list[Skipped]
-) -> Iterator[tuple[int, ...]]:
-    """A row of `dvae.data.index.SAMPLE` for each sample of a tar.
+def samples_of(path: Path, images: Sequence[str] = PICTURES) -> tuple[np.ndarray, list[Skipped]]:
+    """The samples of a tar, (n,) of `SAMPLE`, and the members that aren't used.
 
     Args:
-        file: the open tar.
-        path: what it is called.
+        path: of the tar.
         images: extensions of the members that are pictures, lower case.
-        skipped: receives what isn't used.
+
+    Raises:
+        UserError: a damaged tar.
     """
+    skipped: list[Skipped] = []
+    with path.open("rb") as file:
+        rows = list(_rows(file, path, images, skipped))
+    return np.array(rows, dtype=SAMPLE), skipped
+
+
+def _rows(
+    file: BinaryIO, path: Path, images: Sequence[str], skipped: list[Skipped]
+) -> Iterator[tuple[int, ...]]:
+    """A row for each sample of a tar."""
 
     def skip(member: tar.Member, reason: str) -> None:
         name = shown(member.name.encode("utf-8", "surrogateescape"))
         skipped.append(Skipped(path.name, name, member.offset, reason))
 
     seen = set()
-    for key, sample in groupby(_usable(file, path, skip), key=lambda member: _parts(member)[0]):
+    for key, sample in groupby(_usable(file, path, skip), key=lambda member: parts_of(member)[0]):
         members = list(sample)
-        pictures = [member for member in members if _parts(member)[1] in images]
+        pictures = [member for member in members if parts_of(member)[1] in images]
         whole = [member for member in pictures if 0 < member.size <= MAX_BYTES]
         if not whole:
             skip(members[0], "empty or huge picture" if pictures else "sample without a picture")
@@ -88,7 +100,7 @@ def _note(file: BinaryIO, members: list[tar.Member], skip: _Skip) -> tuple[int, 
 
     A JSON that names the label goes first, then a class, another JSON, a text.
     """
-    notes = {kind: [m for m in members if _parts(m)[1] == kind] for kind in NOTES}
+    notes = {kind: [m for m in members if parts_of(m)[1] == kind] for kind in NOTES}
     for member in notes["json"][1:]:
         skip(member, "a further JSON of its sample")
     found = {kind: _read_note(file, kind, notes[kind][0], skip) for kind in NOTES if notes[kind]}
@@ -118,8 +130,9 @@ def _read_note(file: BinaryIO, kind: str, member: tar.Member, skip: _Skip) -> by
     return data
 
 
-def _parts(member: tar.Member) -> tuple[str, str]:
-    """A member's key and its extension, lower case."""
+def parts_of(member: tar.Member) -> tuple[str, str]:
+    """A member's key and its extension, lower case; what has no key is all key."""
     match = _KEY.fullmatch(member.name)
-    assert match
+    if not match:
+        return member.name, ""
     return match[1], match[2].lower()

@@ -23,12 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from dvae import __version__
 from dvae.data.index import (
-    SAMPLE,
     Shard,
     index_name,
     is_shard_name,
@@ -37,7 +35,7 @@ from dvae.data.index import (
 )
 from dvae.errors import UserError, exit_code_of
 from dvae.files import MANIFEST, locked, sha256, whole_file
-from shards.foreign import NOTES, PICTURES, Skipped, rows
+from shards.foreign import NOTES, PICTURES, Skipped, samples_of
 from shards.options import Parser
 from shards.output import is_unfinished
 from shards.parallel import in_order
@@ -139,12 +137,9 @@ def split_of(name: str) -> str:
 
 
 def _index_tar(path: Path, images: Sequence[str]) -> Indexed:
-    skipped: list[Skipped] = []
-    with path.open("rb") as file:
-        found = list(rows(file, path, images, skipped))
-    samples = np.array(found, dtype=SAMPLE)
+    samples, skipped = samples_of(path, images)
     index_sha256 = write_index(path.parent / index_name(path.name), samples)
-    shard = Shard(path.name, path.stat().st_size, sha256(path), len(found), index_sha256)
+    shard = Shard(path.name, path.stat().st_size, sha256(path), len(samples), index_sha256)
     return Indexed(shard, split_of(path.name), skipped)
 
 

@@ -93,10 +93,16 @@ def index_name(shard_name: str) -> str:
 
 def write_index(path: Path, samples: np.ndarray) -> str:
     """Write a shard's index, (n,) of `SAMPLE`, as a whole file; returns its SHA-256."""
+    data = index_bytes(samples)
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def index_bytes(samples: np.ndarray) -> bytes:
+    """The file that holds an index, (n,) of `SAMPLE`: the same bytes for the same rows."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(samples, dtype=SAMPLE), allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    return buffer.getvalue()
 
 
 def read_index(folder: Path, shard: Shard) -> np.ndarray:
