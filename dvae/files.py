@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dvae.errors import UserError
+from dvae.failpoint import failpoint
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"  # what starts with this is unfinished and may be deleted
@@ -26,9 +27,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with temporary.open("wb") as file:
+            failpoint("opened")
             yield file
+            failpoint("written")
             flush(file)
+        failpoint("flushed")
         temporary.replace(path)
+        failpoint("renamed")
     finally:
         temporary.unlink(missing_ok=True)
     flush_folder(path.parent)

@@ -8,7 +8,6 @@ from dvae.data.index import Split, find_split, read_splits
 from dvae.data.location import last_part, shown
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order
-from dvae.data.plans import Source
 from dvae.errors import UserError
 
 
@@ -17,7 +16,7 @@ class Sources:
     """What a run trains on, and in which order."""
 
     splits: tuple[Split, ...]  # sample ids run over them one after another
-    order: Source
+    order: Order | Mixture
 
     @property
     def digest(self) -> str:

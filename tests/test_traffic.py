@@ -16,10 +16,9 @@ COUNTS = [
 ]
 
 
-def read_by_lane(order, sizes, slot):
+def read_for(order, sizes, ids):
     """Bytes, requests and index bytes of a lane, by going through its samples."""
     ends = np.cumsum(order.counts)
-    ids = [int(order.ids(0, step, np.array([slot]))[0]) for step in range(order.steps_per_epoch)]
     shards = np.searchsorted(ends, ids, side="right")
     read = sum(sizes[shard] / order.counts[shard] for shard in shards)
     requests = 0
@@ -40,8 +39,9 @@ def test_a_lane_reads_what_its_windows_hold(counts, window, batch_size):
     sizes = counts * rng.integers(1000, 3000, len(counts))
     order = Order(counts, 3, batch_size, window)
     traffic = lane_traffic(order, 0, sizes)
+    lanes = np.stack([order.ids(0, step) for step in range(order.steps_per_epoch)], axis=1)
     for slot in range(batch_size):
-        read, requests, index = read_by_lane(order, sizes, slot)
+        read, requests, index = read_for(order, sizes, lanes[slot].tolist())
         assert traffic.bytes[slot] == pytest.approx(read)
         assert traffic.requests[slot] == requests
         assert traffic.index_bytes[slot] == index

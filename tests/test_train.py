@@ -469,3 +469,17 @@ def test_accelerate_s_own_accumulation_is_refused(recipe, train, monkeypatch, ca
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     assert train(recipe) == 2
     assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" in capsys.readouterr().err
+
+
+def test_a_mixture_trains_resumes_and_counts_its_sources_in_tensorboard(recipe, train, shards):
+    sources = f'data.sources=[{{path="{shards}", weight=3}}, {{path="{shards}", weight=1}}]'
+    mixed = ["data.train=", sources, "optim.schedule=constant"]
+    assert train(recipe, *mixed, "run.name=whole") == 0
+    assert train(recipe, *mixed, "train.steps=3") == 0
+    assert train(recipe, *mixed, "data.threads=1") == 0
+    runs = recipe.parent / "runs"
+    for name, share in (("shards_0", 12), ("shards_1", 4)):
+        for run in (runs / "whole", runs / "tiny"):
+            found = events(run).Scalars(f"data/source_{name}")
+            assert [(e.step, e.value) for e in found] == [(s, s * share) for s in range(1, 7)]
+    assert equal(tensors(runs / "tiny", 6), tensors(runs / "whole", 6))

@@ -76,6 +76,17 @@ class Split:
         """Samples in each shard: (S,) int64."""
         return np.array([shard.samples for shard in self.shards], dtype=np.int64)
 
+    @property
+    def folder(self) -> Path:
+        """The local folder that holds everything.
+
+        Raises:
+            UserError: it's remote.
+        """
+        if self.tars is not self.store or not isinstance(self.store, LocalStore):
+            raise UserError(f"{self.tars.shown} is remote: download it, and give the local folder")
+        return self.store.folder
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the shards' names, digests and counts: equal if and only if the data are."""
@@ -96,10 +107,16 @@ def index_name(shard_name: str) -> str:
 
 def write_index(path: Path, samples: np.ndarray) -> str:
     """Write a shard's index, (n,) of `SAMPLE`, as a whole file; returns its SHA-256."""
+    data = index_bytes(samples)
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def index_bytes(samples: np.ndarray) -> bytes:
+    """The file that holds an index, (n,) of `SAMPLE`: the same bytes for the same rows."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(samples, dtype=SAMPLE), allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    return buffer.getvalue()
 
 
 def read_index(location: Location, shard: Shard) -> np.ndarray:

@@ -146,6 +146,11 @@ class Mixture:
         return self.places // self.batch_size
 
     @cached_property
+    def _starts(self) -> np.ndarray:
+        """(k,) the place that each source's samples of a block begin at, before they are dealt."""
+        return np.cumsum(self.quotas) - self.quotas
+
+    @cached_property
     def _first(self) -> list[int]:
         sizes = [order.samples for order in self.orders]
         return [sum(sizes[:i]) for i in range(len(sizes))]
@@ -161,9 +166,8 @@ class Mixture:
     def _deal(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places of a block -> the source of each, and its number among that source's q_i."""
         dealt = permute(places, self.places, key(self.seed, MIXTURE))
-        ends = np.cumsum(self.quotas)
-        source = np.searchsorted(ends, dealt, side="right")
-        return source, dealt - (ends - self.quotas)[source]
+        source = np.searchsorted(self._starts, dealt, side="right") - 1
+        return source, dealt - self._starts[source]
 
     def _draw_from(self, order: Order, block: int, numbers: np.ndarray, first_epoch: int) -> Draw:
         if self.window:

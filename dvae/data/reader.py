@@ -93,12 +93,20 @@ class Reader:
         return Picture(data, int(member.row["orientation"]))
 
     def about(self, sample: int) -> dict[str, Any]:
-        """The JSON member of a sample, {} where it has none or a damaged one."""
+        """The JSON member of a sample, {} where it has none or a damaged one.
+
+        A member that holds a class or a text instead becomes {"label": TEXT}.
+        """
         try:
-            data = self._checked(self._read(sample, "json_", MAX_JSON_BYTES), "json_")
-            value = json.loads(data or b"{}")
-        except (BadSample, ValueError, RecursionError):
+            data = self._checked(self._read(sample, "json_", MAX_JSON_BYTES), "json_") or b"{}"
+        except BadSample:
             return {}
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            value = data.decode("utf-8", "replace")
+        if isinstance(value, str | int):
+            return {"label": str(value).strip()}
         return value if isinstance(value, dict) else {}
 
     def place(self, sample: int) -> Place:
