@@ -13,7 +13,7 @@ from dvae.data.index import Shard, index_bytes, read_index
 from dvae.errors import UserError
 from dvae.files import MANIFEST, sha256, write_bytes
 from shards import tar
-from shards.index import parts_of, samples_of
+from shards.foreign import parts_of, samples_of
 
 COPY = "copy it again, or pack again with --overwrite"
 

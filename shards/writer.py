@@ -71,8 +71,8 @@ class ShardWriter:
             self._open()
         start = self._put(f"{key}.{sample.extension}", sample.data)
         note_start = self._put(f"{key}.json", note)
-        crc32 = zlib.crc32(sample.data)
-        self._rows.append((start, len(sample.data), crc32, 1, note_start, len(note)))
+        picture = (start, len(sample.data), zlib.crc32(sample.data), 1)
+        self._rows.append((*picture, note_start, len(note), zlib.crc32(note)))
         self.samples += 1
 
     def _open(self) -> None:
