@@ -66,10 +66,18 @@ ModelConfig = Annotated[
 ]
 
 
+class SourceConfig(Part):
+    """One of several folders of shards that are drawn together."""
+
+    path: str  # a folder of shards; its split "train", or its only one
+    weight: float = Field(1.0, gt=0)  # its share is weight / the sum of all weights
+
+
 class DataConfig(Part):
     """Where the shards are, and how a picture becomes a sample."""
 
-    train: str  # a folder of shards; its split "train", or its only one
+    train: str = ""  # a folder of shards; its split "train", or its only one
+    sources: tuple[SourceConfig, ...] = ()  # instead of train: several, in exact shares
     val: str = ""  # a folder of shards; its split "val", or its only one; empty: that of train
     window: Count = 0  # samples permuted together; 0 permutes the whole data set
     crop_min: float = Field(1.0, gt=0, le=1)  # least side of the random crop, of the shorter side
@@ -79,6 +87,25 @@ class DataConfig(Part):
     verify: bool = Field(True, json_schema_extra=FREE)  # check every picture's CRC-32
     threads: Count = Field(0, json_schema_extra=FREE)  # that decode; 0: one a core
     ahead: Positive = Field(4, json_schema_extra=FREE)  # batches decoded before they are wanted
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> "DataConfig":
+        if self.train and self.sources:
+            raise ValueError(
+                f"train={self.train!r} and {len(self.sources)} sources are set: keep one of them "
+                '(data.train="" or data.sources=[] on the command line)'
+            )
+        if not self.train and not self.sources:
+            raise ValueError(
+                "train is missing: set data.train to a folder of shards, or data.sources to several, "
+                'as in data.sources=[{path="a", weight=2}, {path="b", weight=1}]'
+            )
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The folders of shards to train on."""
+        return tuple(source.path for source in self.sources) or (self.train,)
 
 
 class LossConfig(Part):

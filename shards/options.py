@@ -13,6 +13,10 @@ from shards.form import Form, add_form, taken_from
 from shards.layouts import NAMES
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_DEDUPE = (
+    "leave out pictures of equal bytes (exact), also those that look alike (near, needs the extra "
+    "dedupe); none (the default) packs all, equal bytes into one split"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class Options:
     seed: int = 0
     workers: int = 1
     overwrite: bool = False
+    dedupe: str = "none"  # or exact, or near
+    append: bool = False
 
     def __post_init__(self) -> None:
         if self.shard_bytes < 1:
@@ -47,6 +53,8 @@ class Options:
             )
         if self.val is not None and self.split != "train":
             raise UserError("--val makes the splits train and val: leave --split out")
+        if self.append and self.overwrite:
+            raise UserError("--append keeps the shards that --overwrite replaces: give one of them")
         if self.workers < 1:
             raise UserError(f"--workers {self.workers}: give 1 or more")
 
@@ -86,6 +94,8 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--ignore-splits", action="store_true", help="forget the splits that SOURCE names")
     add("--seed", type=int, default=0, help="of the order of samples and of --val's choice")
     add("--workers", type=int, default=min(os.cpu_count() or 1, 16), help="threads that decode")
+    add("--dedupe", choices=("none", "exact", "near"), default="none", help=_DEDUPE)
+    add("--append", action="store_true", help="add pictures that a finished OUT doesn't have yet")
     add("--overwrite", action="store_true", help="replace shards that an earlier run put in OUT")
     parsed = parser.parse_args(arguments)
     form = taken_from(parsed)

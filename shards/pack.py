@@ -9,47 +9,33 @@ The sub-folder is the label. Samples stand in the order of SHA-256(seed, name), 
 over labels, and the same source and options give the same bytes, whatever the machine's listing
 order, locale and time and whatever `--workers`. Which pictures stay untouched, and what becomes of
 the others, stands in `shards/pictures.py`. A picture that can't be packed is named in rejected.jsonl.
+
+A run that was killed goes on with the same command: the shards that it finished are kept. `--append`
+adds the pictures that a finished OUT doesn't have yet as further shards. `--dedupe exact` leaves out
+pictures of equal bytes, `--dedupe near` also those that look alike; each is named in rejected.jsonl.
 """
 
-import hashlib
-import json
 import os
+import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
-from typing import Any, BinaryIO, NamedTuple
+from types import FrameType
+from typing import Any
 
-from PIL import __version__ as pillow_version
-from tqdm import tqdm
-
-from dvae import __version__
-from dvae.data.index import write_shard_manifest
 from dvae.errors import UserError, exit_code_of
-from dvae.files import locked, whole_file
+from dvae.files import locked
 from shards import output, summary
 from shards.boxes import choose_boxes
+from shards.finished import Finished, read_finished
 from shards.form import Form
+from shards.journal import Done, digest_of, journal_name, read_done
 from shards.layouts import FOLDER
+from shards.making import Job, make_shards
 from shards.options import Options, parse
-from shards.parallel import in_order
-from shards.pictures import PictureError, prepare, quiet
 from shards.recognise import open_source
-from shards.sources import Item, Listing, Source, list_items, shown, shuffled
-from shards.splits import split_of, splits_of
-from shards.writer import Sample, ShardWriter
-
-
-class Packed(NamedTuple):
-    """What became of one picture: a sample of a split, or the reason why it's left out."""
-
-    item: Item
-    split: str = ""
-    sample: Sample | None = None
-    reason: str = ""
+from shards.sources import Listing, Source, list_items, shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,8 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code_of(lambda: pack(parse(sys.argv[1:] if arguments is None else arguments)))
 
 
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Leave as on Ctrl-C, so that unfinished files go."""
+    sys.exit(128 + number)
+
+
 def pack(options: Options) -> None:
     """Pack pictures as the options say, or find that it was done before; tells the user on stdout.
+
+    What an earlier run with these options finished is kept, also if it was killed.
 
     Raises:
         UserError: a mistake in the options, an unusable source, no picture that can be packed.
@@ -80,90 +73,44 @@ def pack(options: Options) -> None:
         sys.stdout.write(f"source    {kind} (--layout names another)\n")
     try:
         with locked(options.out):
-            finished = output.find_finished(options.out)
-            if finished and not options.overwrite:
-                output.check_same(options.out, finished, wanted)
-                sys.stdout.write(
-                    f"{shown(os.fsencode(options.out))} is already packed with these options\n"
-                )
-                return
-            output.start(options.out)
-            _write_shards(options, source, listing, wanted)
-            output.finish(options.out)
+            _pack_into(options, source, listing, wanted)
+    except (KeyboardInterrupt, SystemExit):
+        sys.stderr.write("stopped: the same command goes on after the last whole shard\n")
+        raise
     except OSError as error:
         raise UserError(
             f"{str(error.filename or options.out)!r} cannot be written ({error.strerror}): "
-            f"mend that and run the command again"
+            f"mend that and run the command again, it goes on after the last whole shard"
         ) from None
 
 
-def _write_shards(
-    options: Options, source: Source, listing: Listing, wanted: dict[str, Any]
-) -> None:
+def _pack_into(options: Options, source: Source, listing: Listing, wanted: dict[str, Any]) -> None:
+    """Pack into a folder that this process holds."""
+    out = options.out
+    about = output.find_finished(out)
+    finished = Finished({})
+    if about and not options.overwrite:
+        if output.is_same(out, about, wanted, options.append):
+            output.finish(out)
+            place = shown(os.fsencode(out))
+            sys.stdout.write(f"{place} is already packed with these options\n")
+            return
+        finished = read_finished(out, about)
+    elif not options.overwrite:
+        output.check_unfinished(out, wanted)
+    digest = digest_of(wanted, finished.sha256)
+    done = Done() if options.overwrite else read_done(out, digest)
+    keep = output.names_of([*finished.shards, *(entry.shard for entry in done.entries)])
+    keep |= {journal_name(number) for number in range(len(done.entries))}
+    is_appending = bool(finished.splits)
+    if is_appending:
+        keep.add(output.REJECTED)
+    output.start(out, wanted, keep, is_appending)
     start = time.monotonic()
-    with ExitStack() as stack:
-        stderr = stack.enter_context(quiet())
-        writers = {
-            name: stack.enter_context(ShardWriter(options.out, name, options.shard_bytes))
-            for name in splits_of(listing.splits, options)
-        }
-        rejected = stack.enter_context(whole_file(options.out / output.REJECTED))
-        pictures = shuffled(listing.pictures, options.seed)
-        results = in_order(partial(_pack_one, options, source), pictures, options.workers)
-        stack.enter_context(closing(results))
-        progress = tqdm(results, "packing", len(pictures), file=stderr, unit="img", disable=None)
-        labels, reasons = _write_samples(progress, writers, rejected)
-        _check_counts({name: writer.samples for name, writer in writers.items()}, reasons, options)
-    packed = sum(writer.samples for writer in writers.values())
-    assert packed + reasons.total() == len(pictures)
-    about = {
-        "made_by": f"shards.pack of dvae {__version__} with Pillow {pillow_version}",
-        "options": wanted,
-        "counts": {"found": len(pictures), "packed": packed, "rejected": reasons.total()},
-        "classes": sorted(labels),
-    }
-    made = {name: writer.shards for name, writer in writers.items()}
-    write_shard_manifest(options.out, made, about)
-    summary.tell(options.out, listing, made, reasons, time.monotonic() - start)
-
-
-def _write_samples(
-    results: Iterable[Packed], writers: dict[str, ShardWriter], rejected: BinaryIO
-) -> tuple[set[str], Counter[str]]:
-    """Write each result where it belongs; the labels seen, and how often each kind of reason."""
-    labels: set[str] = set()
-    reasons: Counter[str] = Counter()
-    for result in results:
-        if result.sample:
-            writers[result.split].write(result.sample)
-            label = result.sample.about["label"]
-            labels |= set() if label is None else {label}
-        else:
-            reasons[result.reason.split(":")[0]] += 1
-            line = {"source": shown(result.item.name), "reason": result.reason}
-            rejected.write(json.dumps(line, sort_keys=True).encode() + b"\n")
-    return labels, reasons
-
-
-def _pack_one(options: Options, source: Source, item: Item) -> Packed:
-    try:
-        original = source.read(item)
-        made = prepare(original, item.box, options.form)
-    except PictureError as error:
-        return Packed(item, reason=str(error))
-    content = hashlib.sha256(original)
-    about = {
-        "source": shown(item.name),
-        "label": item.label,
-        "width": made.width,
-        "height": made.height,
-        "bytes": len(made.data),
-        "sha256": hashlib.sha256(made.data).hexdigest(),
-    }
-    if made.data is not original:
-        about["source_sha256"] = content.hexdigest()
-    split = split_of(item, content.digest(), options)
-    return Packed(item, split, Sample(made.data, made.extension, about))
+    made = make_shards(Job(options, source, wanted, finished, digest, done), listing)
+    output.finish(out)
+    old = len(finished.shards) + len(done.entries)
+    summary.tell(out, listing, made.shards, made.reasons, old, time.monotonic() - start)
 
 
 def _options_of_the_bytes(options: Options, listing: Listing) -> dict[str, Any]:
@@ -180,29 +127,11 @@ def _options_of_the_bytes(options: Options, listing: Listing) -> dict[str, Any]:
         "pictures": listing.digest,
     }
     # These stand in the manifest where they're asked for, so that older manifests still agree.
-    later = asdict(form) | {"ignore_splits": options.ignore_splits}
-    usual = asdict(Form()) | {"ignore_splits": False}
+    later = asdict(form) | {name: getattr(options, name) for name in ("ignore_splits", "dedupe")}
+    usual = asdict(Form()) | {"ignore_splits": False, "dedupe": "none"}
     return always | {name: value for name, value in later.items() if value != usual[name]}
 
 
-def _check_counts(counts: dict[str, int], reasons: Counter[str], options: Options) -> None:
-    if not any(counts.values()):
-        raise UserError(
-            f"none of the {reasons.total()} pictures in {str(options.source)!r} can be packed "
-            f"({summary.most_common(reasons)}): give intact pictures"
-        )
-    for name, count in counts.items():
-        if not count and options.val is not None:
-            raise UserError(
-                f"--val {options.val} leaves the split {name} empty with {sum(counts.values())} "
-                f"pictures: give more pictures, or a share nearer to 0.5"
-            )
-        if not count:
-            raise UserError(
-                f"the split {name} is empty, all its pictures are rejected "
-                f"({summary.most_common(reasons)}): mend them"
-            )
-
-
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())

@@ -16,9 +16,19 @@ def tell(
     listing: Listing,
     made: dict[str, list[Shard]],
     reasons: Counter[str],
+    old: int,
     seconds: float,
 ) -> None:
-    """What was found, packed, rejected and written, and what to do next."""
+    """What was found, packed, rejected and written, and what to do next.
+
+    Args:
+        out: the folder.
+        listing: the source's.
+        made: the shards that the folder holds now, by split.
+        reasons: of what is left out.
+        old: how many of the shards an earlier run wrote.
+        seconds: that this one took.
+    """
     shards = [shard for group in made.values() for shard in group]
     place = shlex.quote(shown(os.fsencode(out)))
     lost = f" ({most_common(reasons)}): see {place}/{output.REJECTED}" if reasons else ""
@@ -26,7 +36,8 @@ def tell(
         f"found     {len(listing.pictures)} pictures{ignored(listing)}",
         *(f"packed    {sum(s.samples for s in made[name])} into the split {name}" for name in made),
         f"rejected  {reasons.total()}{lost}",
-        f"wrote     {len(shards)} shards, {sum(s.bytes for s in shards)} bytes, in {seconds:.1f} s",
+        *([f"kept      {old} shards of an earlier run"] if old else []),
+        f"wrote     {len(shards) - old} shards, {sum(s.bytes for s in shards)} bytes, in {seconds:.1f} s",
         f"next      dvae train RECIPE.toml data.train={place}",
     ]
     sys.stdout.write("\n".join(lines) + "\n")

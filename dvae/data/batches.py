@@ -171,12 +171,13 @@ class Loader:
     def _start(self, plan: Plan) -> tuple[Batch, list[Future[list[Bad]]]]:
         size = self._pictures.image_size
         shape = (len(plan.ids), size, size, 3)
-        images = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._pin)
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin)
         crops = self._pictures.crops(plan.ids, plan.epochs)
         flips = self._pictures.flips(plan.ids, plan.epochs)
         array = images.numpy()
         wanted = np.flatnonzero(plan.weights)
         last = int(wanted[-1]) + 1 if len(wanted) else 0  # padding stands at the end
+        array[last:] = 0
         tasks = [
             self._pool.submit(
                 self._pictures.decode_into,

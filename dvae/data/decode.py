@@ -5,6 +5,7 @@ largest reduction that leaves 1.4 times the wanted size; everything else through
 """
 
 import io
+from collections.abc import Callable
 from threading import local
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 SCRATCH_BYTES = 4 << 20  # a picture of 1.4 megapixels; larger ones take memory of their own
 
 # What functional.interpolate(mode="bilinear", antialias=True) calls; only here it takes `out`.
-_antialiased = torch.ops.aten._upsample_bilinear2d_aa.out
+_antialiased: Callable[..., Tensor] = torch._C._nn._upsample_bilinear2d_aa
 
 
 class _Scratch(local):
@@ -119,8 +120,8 @@ def _resize(square: np.ndarray, out: np.ndarray) -> None:
     if side > size and size * side * 3 <= SCRATCH_BYTES:
         # The columns first: shrinking those is the cheaper half, and leaves fewer rows to the other.
         rows = _planes(_scratch.rows[: size * side * 3].reshape(size, side, 3))
-        source = _antialiased(source, (size, side), False, out=rows)
-    _antialiased(source, (size, size), False, out=_planes(out))
+        source = _antialiased(source, (size, side), False, None, None, out=rows)
+    _antialiased(source, (size, size), False, None, None, out=_planes(out))
 
 
 def _planes(pixels: np.ndarray) -> Tensor:

@@ -13,8 +13,10 @@ import io
 import json
 import re
 import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -23,7 +25,7 @@ import numpy as np
 from dvae.errors import DataError, UserError
 from dvae.files import MANIFEST, write_bytes, write_json
 
-FORMAT = "dvae-shards/1"
+FORMAT = "dvae-shards/2"
 _INDEX_HEADER = 4096  # bytes, more than numpy's ever is
 # What some program takes for a command, a URL, an option, a variable or a pattern.
 _UNSAFE = re.compile(r"[-.]|.*[/\\:|$`{}*?\x00-\x1f]|(?!.*\.tar$)", re.DOTALL)
@@ -37,11 +39,12 @@ SAMPLE = np.dtype(
         ("orientation", "u1"),  # EXIF orientation 1 … 8; 1 is upright
         ("json_offset", "<u8"),
         ("json_size", "<u8"),  # 0: the sample has no JSON member
+        ("json_crc32", "<u4"),  # of the JSON member's bytes
     ]
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a manifest may name a million
 class Shard:
     """A tar and its index, as the manifest names them."""
 
@@ -70,11 +73,17 @@ class Split:
         """Samples in each shard: (S,) int64."""
         return np.array([shard.samples for shard in self.shards], dtype=np.int64)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the shards' names, digests and counts: equal if and only if the data are."""
-        text = json.dumps([asdict(shard) for shard in self.shards], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        digest = hashlib.sha256(b"[")
+        encode = json.JSONEncoder(sort_keys=True).encode
+        names = [field.name for field in fields(Shard)]
+        for number, shard in enumerate(self.shards):  # as JSON, but never all of it at once
+            text = encode({name: getattr(shard, name) for name in names})
+            digest.update((", " * (number > 0) + text).encode())
+        digest.update(b"]")
+        return digest.hexdigest()
 
 
 def index_name(shard_name: str) -> str:
@@ -84,10 +93,16 @@ def index_name(shard_name: str) -> str:
 
 def write_index(path: Path, samples: np.ndarray) -> str:
     """Write a shard's index, (n,) of `SAMPLE`, as a whole file; returns its SHA-256."""
+    data = index_bytes(samples)
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def index_bytes(samples: np.ndarray) -> bytes:
+    """The file that holds an index, (n,) of `SAMPLE`: the same bytes for the same rows."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(samples, dtype=SAMPLE), allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    return buffer.getvalue()
 
 
 def read_index(folder: Path, shard: Shard) -> np.ndarray:
@@ -163,7 +178,8 @@ def read_splits(folder: Path) -> dict[str, Split]:
     try:
         if value["format"] != FORMAT:
             raise UserError(
-                f"{folder / MANIFEST} has the format {value['format']!r}, not {FORMAT!r}"
+                f"{folder / MANIFEST} has the format {str(value['format'])[:60]!r}, not {FORMAT!r}: "
+                f"{_remedy(folder)}"
             )
         splits = {
             str(name): Split(folder, str(name), tuple(_shard(s, folder) for s in shards))
@@ -194,6 +210,46 @@ def find_split(folder: Path, name: str) -> Split:
     if not split.counts.sum():
         raise UserError(f"{folder} holds no sample in its split {split.name!r}: pack more pictures")
     return split
+
+
+def data_differences(before: Sequence[Shard], now: Sequence[Shard]) -> list[str]:
+    """What changed from one list of shards to another, in a few lines; [] where nothing did."""
+    old, new = _by_name(before), _by_name(now)
+    both = [name for name in new if name in old]
+    found = {
+        "removed": [name for name in old if name not in new],
+        "added": [name for name in new if name not in old],
+        "with another number of samples": [n for n in both if new[n].samples != old[n].samples],
+        "with other bytes": [
+            n for n in both if new[n].samples == old[n].samples and new[n] != old[n]
+        ],
+    }
+    lines = [
+        f"{len(names)} shards {what} ({_few(names)})" for what, names in found.items() if names
+    ]
+    kept = [name for name in old if name in new]
+    moved = [(was, is_now) for was, is_now in zip(kept, both, strict=True) if was != is_now]
+    if moved:
+        lines.append(f"another order of the shards: {moved[0][1]} where {moved[0][0]} was")
+    samples = [sum(shard.samples for shard in shards) for shards in (before, now)]
+    if samples[0] != samples[1]:
+        lines.append(f"{samples[0]} samples became {samples[1]}")
+    return lines
+
+
+def _by_name(shards: Sequence[Shard]) -> dict[str, Shard]:
+    """Shards by their names; where folders hold equal ones, the later are numbered."""
+    found: dict[str, Shard] = {}
+    times: Counter[str] = Counter()
+    for shard in shards:
+        times[shard.name] += 1
+        again = f" #{times[shard.name]}" if times[shard.name] > 1 else ""
+        found[shard.name + again] = shard
+    return found
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
 def missing_shards(split: Split) -> list[str]:

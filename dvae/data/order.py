@@ -16,7 +16,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 CHUNK = 2**14  # indices permuted at a time: what fits a processor's cache
 
 # The purpose of a draw: equal seeds, epochs and ids give unrelated numbers for each of them.
-SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE = range(7)
+SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE, MIXTURE, SOURCE = range(9)
 
 
 def mix(x: np.ndarray) -> np.ndarray:
@@ -160,7 +160,7 @@ class Order:
         return self._at(epoch, slots * self.steps_per_epoch + window * self.window + inside)
 
     def line(self, epoch: int) -> Line:
-        """The permuted shards of an epoch; kept until another epoch's are asked for."""
+        """The permuted shards of an epoch; those of two epochs are kept, as at an edge both are read."""
         line = self._lines.get(epoch)
         if line is None:
             count = len(self.counts)
@@ -168,7 +168,8 @@ class Order:
             first = np.cumsum(self.counts) - self.counts
             rotation = int(key(self.seed, epoch, ROTATION)[0] % np.uint64(self.samples))
             line = Line(np.cumsum(self.counts[shards]), first[shards], shards, rotation)
-            self._lines.clear()
+            for old in list(self._lines)[:-1]:
+                self._lines.pop(old, None)
             self._lines[epoch] = line
         return line
 

@@ -60,24 +60,21 @@ class _OpenFile:
 
 
 class Reader:
-    """Samples of a split; safe to use from several threads.
+    """Samples of one or several splits, one after another; safe to use from several threads.
 
     Raises:
         DataError: shards are missing or have another size than the manifest says.
     """
 
-    def __init__(self, split: Split, verify: bool = True) -> None:
-        problems = missing_shards(split)
-        if problems:
-            shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
-            raise DataError(
-                f"{len(problems)} files of {len(split.shards)} shards are not what {split.folder}'s "
-                f"manifest says: {shown}: copy them again, or pack anew"
-            )
-        self.split = split
+    def __init__(self, *splits: Split, verify: bool = True) -> None:
+        for split in splits:
+            _refuse_missing(split)
+        self.splits = splits
         self.verify = verify
         self._open_files = min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
-        self._first = [0, *np.cumsum(split.counts).tolist()]
+        counts = np.concatenate([split.counts for split in splits])
+        self._first = [0, *np.cumsum(counts).tolist()]
+        self._first_shard = [0, *np.cumsum([len(split.shards) for split in splits]).tolist()]
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._rows: OrderedDict[int, np.ndarray] = OrderedDict()
         self._lock = Lock()
@@ -92,61 +89,73 @@ class Reader:
             BadSample: it can't be read, is cut short, or isn't what was packed.
         """
         shard, row = self._locate(sample)
-        data = self._member(shard, int(row["offset"]), int(row["size"]), MAX_BYTES)
-        if self.verify and zlib.crc32(data) != int(row["crc32"]):
-            raise BadSample("its bytes are not those that were packed (CRC-32 differs)")
-        return Picture(data, int(row["orientation"]))
+        return Picture(self._member(shard, row, "", MAX_BYTES), int(row["orientation"]))
 
     def about(self, sample: int) -> dict[str, Any]:
-        """The JSON member of a sample, {} where it has none, an invalid one or another's."""
+        """The JSON member of a sample, {} where it has none or a damaged one.
+
+        A member that holds a class or a text instead becomes {"label": TEXT}.
+        """
         shard, row = self._locate(sample)
-        offset, size = int(row["json_offset"]), int(row["json_size"])
-        if not size or self._key(shard, offset) != self._key(shard, int(row["offset"])):
+        try:
+            data = self._member(shard, row, "json_", MAX_JSON_BYTES) or b"{}"
+        except BadSample:
             return {}
         try:
-            value = json.loads(self._member(shard, offset, size, MAX_JSON_BYTES))
-        except (BadSample, ValueError, RecursionError):
-            return {}
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            value = data.decode("utf-8", "replace")
+        if isinstance(value, str | int):
+            return {"label": str(value).strip()}
         return value if isinstance(value, dict) else {}
 
     def place(self, sample: int) -> Place:
         """The shard, key and offset of a sample, for a report."""
         shard, row = self._locate(sample)
         offset = int(row["offset"])
-        return Place(self.split.shards[shard].name, self._key(shard, offset), offset)
-
-    def _key(self, shard: int, offset: int) -> str:
-        """What the header before a member's data calls it, up to the base name's first dot."""
         try:
-            name = self._read(shard, offset - BLOCK, 100).split(b"\0")[0]
+            member = self._read(shard, offset - BLOCK, 100).split(b"\0")[0]
         except BadSample:
-            return "?"
-        return name.decode("utf-8", "backslashreplace").rsplit("/", 1)[-1].split(".")[0]
+            member = b"?"
+        key = member.decode("utf-8", "backslashreplace").rsplit("/", 1)[-1].split(".")[0]
+        folder, named = self._shard(shard)
+        name = named.name if len(self.splits) == 1 else str(folder / named.name)
+        return Place(name, key, offset)
 
     def _locate(self, sample: int) -> tuple[int, np.void]:
         shard = bisect.bisect_right(self._first, sample) - 1
         with self._lock:
             rows = self._rows.get(shard)
         if rows is None:
-            rows = read_index(self.split.folder, self._shard(shard))
+            rows = read_index(*self._shard(shard))
         self._keep(self._rows, shard, rows)
         return shard, rows[sample - self._first[shard]]
 
-    def _member(self, shard: int, offset: int, size: int, largest: int) -> bytes:
+    def _member(self, shard: int, row: np.void, field: str, largest: int) -> bytes:
+        """A member's bytes, where the row's fields of that name say; checked."""
+        offset, size = int(row[f"{field}offset"]), int(row[f"{field}size"])
         if size > largest:
             raise BadSample(f"its {size} bytes are more than {largest}")
-        if self.verify and not is_whole(self._read(shard, offset - BLOCK, BLOCK)):
+        if self.verify and size and not is_whole(self._read(shard, offset - BLOCK, BLOCK)):
             raise BadSample("its header in the tar is damaged")
-        return self._read(shard, offset, size)
+        data = self._read(shard, offset, size)
+        if self.verify and zlib.crc32(data) != int(row[f"{field}crc32"]):
+            raise BadSample("its bytes are not those that were packed (CRC-32 differs)")
+        return data
 
-    def _shard(self, number: int) -> Shard:
-        return self.split.shards[number]
+    def _shard(self, number: int) -> tuple[Path, Shard]:
+        """A shard by its number over all splits, and the folder that it lies in."""
+        which = bisect.bisect_right(self._first_shard, number) - 1
+        split = self.splits[which]
+        return split.folder, split.shards[number - self._first_shard[which]]
 
     def _read(self, shard: int, offset: int, size: int) -> bytes:
         try:
             with self._lock:
                 opened = self._files.get(shard)
-            opened = opened or _OpenFile(self.split.folder / self._shard(shard).name)
+            if opened is None:
+                folder, named = self._shard(shard)
+                opened = _OpenFile(folder / named.name)
             self._keep(self._files, shard, opened)
             data = os.pread(opened.descriptor, size, offset)
         except OSError as error:
@@ -163,3 +172,13 @@ class Reader:
             cache.move_to_end(shard)
             if len(cache) > max(self._open_files, 1):
                 cache.popitem(last=False)
+
+
+def _refuse_missing(split: Split) -> None:
+    problems = missing_shards(split)
+    if problems:
+        shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
+        raise DataError(
+            f"{len(problems)} files of {len(split.shards)} shards are not what {split.folder}'s "
+            f"manifest says: {shown}: copy them again, or pack anew"
+        )

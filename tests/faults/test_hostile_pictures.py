@@ -23,7 +23,7 @@ pytestmark = [
 def test_the_hostile_pictures_pack_and_train_and_every_loss_is_named(tmp_path, train, size):
     out = tmp_path / "shards"
     options = ["--val", "0.2", "--workers", "2", *(["--size", size] if size else [])]
-    ended = run_limited("shards.pack", HOSTILE, out, *options, RLIMIT_AS=4 << 30)
+    ended = run_limited("shards.pack", HOSTILE, out, *options, seconds=60, RLIMIT_AS=4 << 30)
     assert ended.code == 0, ended.err
     assert ended.resident < MEMORY
     every = [path for path in HOSTILE.rglob("*") if path.is_file()]
