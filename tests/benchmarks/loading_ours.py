@@ -97,9 +97,7 @@ def _by_pillow(data: bytes, size: int, crop: Crop) -> np.ndarray:
     x, y = round(crop.x * (image.width - side)), round(crop.y * (image.height - side))
     scale = reduction(side, size)
     x, y, side = (value // scale * scale for value in (x, y, side))
-    resized = image.resize(
-        (size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side)
-    )
+    resized = image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
     return np.asarray(resized)
 
 

@@ -1,6 +1,6 @@
 """One measurement in a process of its own: prints a line of JSON.
 
-    python loading_worker.py LOADER DATA SIZE WORKERS SECONDS
+python loading_worker.py LOADER DATA SIZE WORKERS SECONDS
 """
 
 import importlib
@@ -82,7 +82,9 @@ def main() -> None:
         functions.define_operators()
     for needed in imports:
         importlib.import_module(needed)
-    sys.stdout.write("\n" + json.dumps(measure(getattr(functions, name), job, float(seconds))) + "\n")
+    sys.stdout.write(
+        "\n" + json.dumps(measure(getattr(functions, name), job, float(seconds))) + "\n"
+    )
     sys.stdout.flush()
     for child in psutil.Process().children(recursive=True):
         child.kill()
