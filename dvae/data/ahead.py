@@ -55,5 +55,6 @@ def _announced(
             if len(coming) > steps:
                 yield coming.popleft()
         yield from coming
-    finally:
+    except GeneratorExit:  # not where the plan ends: its last steps are still being decoded
         reader.windows.drop()
+        raise
