@@ -5,9 +5,9 @@
     SOURCE/chow/rex.jpg …  ->  OUT/train-000000.tar, train-000000.index.npy, …, rejected.jsonl,
                                and, last of all, OUT/manifest.json
 
-SOURCE may also be a list, an archive, shards, parquet or a known data set (`shards/recognise.py`). In a
-folder, the sub-folder is the label. Samples stand in the order of SHA-256(seed, name), so shards are mixed
-over labels, and the same source and options give the same bytes, whatever the machine's listing
+SOURCE may also be a list, an archive, shards, parquet or a known data set: `shards/recognise.py`. In
+a folder, the sub-folder is the label. Samples stand in the order of SHA-256(seed, name), so shards are
+mixed over labels, and the same source and options give the same bytes, whatever the machine's listing
 order, locale and time and whatever `--workers`. Which pictures stay untouched, and what becomes of
 the others, stands in `shards/pictures.py`. A picture that can't be packed is named in rejected.jsonl.
 
