@@ -138,6 +138,7 @@ def indexed_blindly(folder):
                     1,
                     b.offset,
                     b.size,
+                    zlib.crc32(data[b.offset : b.offset + b.size]),
                 )
                 for a, b in zip(found[::2], found[1::2], strict=True)
             ],
