@@ -55,5 +55,6 @@ def _announced(
             if len(coming) > steps:
                 yield coming.popleft()
         yield from coming
-    finally:
+    except GeneratorExit:  # it was left before its end
         reader.windows.drop()
+        raise
