@@ -133,6 +133,8 @@ def read_index(location: Location, shard: Shard) -> np.ndarray:
         if store.is_remote and not _is_named(data, shard):  # what came may be wrong by chance
             data = store.read_whole(shard.index_name, limit)
     except StoreError as error:
+        if store.is_remote:
+            raise
         raise DataError(f"{error}: {_remedy(store)}") from None
     if not _is_named(data, shard):
         raise DataError(f"{path} is not the index that {MANIFEST} names: {_remedy(store)}")

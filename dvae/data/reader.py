@@ -25,6 +25,7 @@ from dvae.data.windows import Windows
 from dvae.errors import DataError
 
 OPEN_INDEXES = 512  # kept in memory; a process reads in about as many shards as it has slots
+LOADING = 16  # of them at a time
 MAX_SPAN = 1 << 30  # bytes of one request; only an index that lies asks for more
 HEADERS = 4096  # of the pictures that came last, kept to name those that can't be decoded
 
@@ -77,6 +78,7 @@ class Reader:
         self._rows: OrderedDict[int, np.ndarray] = OrderedDict()
         self._headers: OrderedDict[int, bytes] = OrderedDict()
         self._lock = Lock()
+        self._loading = [Lock() for _ in range(LOADING)]
         self.windows = Windows(self._fetch, self._bytes_of)
 
     def __len__(self) -> int:
@@ -229,14 +231,19 @@ class Reader:
         with self._lock:
             rows = self._rows.get(number)
         if rows is None:
-            split, shard = self._shard(number)
-            rows = read_index(split.store, shard)
+            with self._loading[number % len(self._loading)]:  # one thread loads, the others wait
+                rows = self._rows.get(number)
+                if rows is None:
+                    split, shard = self._shard(number)
+                    rows = read_index(split.store, shard)
+                self._keep(number, rows)
+        return rows
+
+    def _keep(self, number: int, rows: np.ndarray) -> None:
         with self._lock:
             self._rows[number] = rows
-            self._rows.move_to_end(number)
             if len(self._rows) > OPEN_INDEXES:
                 self._rows.popitem(last=False)
-        return rows
 
     def _shard_of(self, sample: int) -> int:
         return bisect.bisect_right(self._first, sample) - 1
