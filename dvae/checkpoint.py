@@ -38,7 +38,10 @@ class State:
     best_step: int | None = None
     best_loss: float | None = None  # nats per image, on the validation split
     bad_samples: int = 0  # in all processes
-    data: str = ""  # digest of the training split
+    data: str = ""  # digest of the shards that are trained on
+    first_step: int = 0  # the step at which these data began
+    first_epoch: int = 0  # the number of the epoch that began then
+    epochs: int = 0  # that have begun
     loss_scale: dict[str, Any] | None = None  # of fp16
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
     measured: int | None = None  # the step of that evaluation
@@ -96,11 +99,6 @@ class Checkpoints:
                 return path, passed
             passed.append(f"checkpoint {path.name} is damaged: {wrong}")
         return None, passed
-
-    def clean(self) -> None:
-        """Remove what killed runs left unfinished."""
-        for path in self.folder.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(path, ignore_errors=True)
 
     def _prune(self, state: State) -> None:
         # Later ones are damaged, or the run would have gone on from them: they don't count.

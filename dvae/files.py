@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dvae.errors import UserError
+from dvae.failpoint import failpoint
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"  # what starts with this is unfinished and may be deleted
@@ -26,9 +27,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with temporary.open("wb") as file:
+            failpoint("opened")
             yield file
+            failpoint("written")
             flush(file)
+        failpoint("flushed")
         temporary.replace(path)
+        failpoint("renamed")
     finally:
         temporary.unlink(missing_ok=True)
     flush_folder(path.parent)
@@ -116,6 +121,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
     flush_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left in a folder that this process holds."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

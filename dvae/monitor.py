@@ -47,6 +47,12 @@ class Monitor:
                 self.writer.add_scalar(f"speed/{name}", value, step)
         self._started, self._waited, self._images = time.monotonic(), 0.0, 0
 
+    def sources(self, drawn: dict[str, int], step: int) -> None:
+        """Write how many samples of each source all processes have drawn since the run began."""
+        if self.writer:
+            for name, count in drawn.items():
+                self.writer.add_scalar(f"data/source_{name}", count, step)
+
     def evaluation(self, result: Evaluation, step: int) -> None:
         """Write what was measured on the validation split."""
         if not self.writer:

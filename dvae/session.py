@@ -1,37 +1,33 @@
-"""What a training run is made of: set up, resumed, measured, saved."""
+"""What a training run is made of, and how it is set up."""
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dvae.checkpoint import Checkpoints, State, restore
+from dvae.checkpoint import Checkpoints, State
 from dvae.config import Config
-from dvae.data.batches import Batch
 from dvae.ema import Ema
-from dvae.errors import CheckpointError, DataError, UserError
-from dvae.files import damage, write_bytes
+from dvae.errors import UserError
+from dvae.files import remove_unfinished, write_bytes
 from dvae.losses import current_scale
-from dvae.metrics import evaluate, exact_dtype
+from dvae.metrics import exact_dtype
 from dvae.models.blocks import LatentModel
 from dvae.monitor import Monitor
 from dvae.networks import build
 from dvae.optim import make_optimizer
 from dvae.pictures import to_network
 from dvae.recipe import differences, parse_config, read_toml, to_toml
+from dvae.resume import resume, settle_data
 from dvae.streams import Streams
-from dvae.weights import About, export
 
 PEER_TIMEOUT = timedelta(minutes=10)  # a process that waits longer for the others ends
 FIXED_PICTURES = 8  # of the reconstruction grid
 BAD_SAMPLES = "bad_samples.jsonl"  # in the run's folder: every sample that couldn't be read
-FIXED_SEED = 0  # of the latents that every sample grid decodes
 
 
 @dataclasses.dataclass
@@ -107,11 +103,15 @@ def claim_folder(config: Config, accelerator: Accelerator, may_resume: bool) -> 
             )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        remove_unfinished(config.folder)
+        remove_unfinished(config.folder / "checkpoints")
         write_bytes(path, to_toml(config).encode())
     accelerator.wait_for_everyone()
 
 
-def set_up(config: Config, accelerator: Accelerator, streams: Streams) -> Run:
+def set_up(
+    config: Config, accelerator: Accelerator, streams: Streams, accept_new_data: bool = False
+) -> Run:
     """Build everything, and restore it from the newest whole checkpoint if there is one."""
     torch.manual_seed(config.train.seed)
     bare = build(config.model)
@@ -123,13 +123,8 @@ def set_up(config: Config, accelerator: Accelerator, streams: Streams) -> Run:
     optimizer = make_optimizer(bare, config.optim)
     ema = Ema(bare, config.optim.ema) if config.optim.ema else None
     checkpoints = Checkpoints(config.folder / "checkpoints", config.train.keep)
-    state = resume(checkpoints, bare, ema, optimizer, accelerator)
-    if state.data and state.data != streams.split.digest:
-        raise CheckpointError(
-            f"{config.folder} was trained on other shards than {config.data.train} holds now: "
-            "choose another run.name, or bring the shards back"
-        )
-    state.data = streams.split.digest
+    state = resume(checkpoints, bare, ema, optimizer, accelerator.is_main_process)
+    settle_data(state, streams.sources, checkpoints.folder, accept_new_data)
     model, wrapped = accelerator.prepare(bare, optimizer)
     if state.loss_scale and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state.loss_scale)
@@ -144,29 +139,6 @@ def set_up(config: Config, accelerator: Accelerator, streams: Streams) -> Run:
     return Run(
         config, accelerator, streams, model, bare, wrapped, ema, checkpoints, monitor, state, fixed
     )
-
-
-def resume(
-    checkpoints: Checkpoints,
-    model: nn.Module,
-    ema: Ema | None,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-) -> State:
-    """The state of the newest whole checkpoint, loaded; a new one where there is none."""
-    if accelerator.is_main_process:
-        checkpoints.clean()
-    path, passed = checkpoints.newest()
-    if accelerator.is_main_process:
-        for line in passed:
-            tqdm.write(f"{line}; using {path.name if path else 'none'}")
-    if path is None:
-        if passed:
-            raise CheckpointError("; ".join(passed) + ": none is left; choose another run.name")
-        return State()
-    state = restore(path, model, ema, optimizer)
-    checkpoints.last = state.step
-    return state
 
 
 def has_batch_statistics(model: nn.Module) -> bool:
@@ -184,82 +156,6 @@ def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
             "split batch doesn't have: train it with one process and train.micro_batch_size=0, "
             "or take model.name=resvae"
         )
-
-
-def measure(run: Run) -> bool:
-    """Evaluate on the validation split and draw the grids; True if it is the best yet.
-
-    Raises:
-        DataError: more of its pictures are bad than `data.max_bad` allows.
-    """
-    config, state, accelerator = run.config, run.state, run.accelerator
-    with run.streams.evaluation(accelerator.process_index, accelerator.num_processes) as batches:
-        result = evaluate(
-            run.published,
-            batches if state.metrics else _noting_bad(batches, config.folder / BAD_SAMPLES),
-            config.loss,
-            run.scale,
-            config.train.seed,
-            lambda sums: accelerator.reduce(sums.to(accelerator.device), "sum"),
-        )
-    planned = run.streams.held_out_count
-    if planned - result.images > config.data.max_bad * planned:
-        raise DataError(
-            f"{planned - result.images} of {planned} validation pictures are bad, more than "
-            f"data.max_bad={config.data.max_bad:g} allows: {config.folder / BAD_SAMPLES} names them; "
-            "pack the data again, or raise the limit"
-        )
-    state.metrics, state.measured = result.summary(), state.step
-    run.monitor.evaluation(result, state.step)
-    generator = torch.Generator().manual_seed(FIXED_SEED)
-    z = torch.randn(config.eval.grid**2, run.bare.latent_dim, generator=generator)
-    was_training = run.published.training
-    run.published.eval()
-    run.monitor.pictures(run.published, run.fixed, z.to(run.fixed), config.eval.grid, state.step)
-    run.published.train(was_training)
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in state.metrics.items())
-    say(run, f"step {state.step}: {shown}")
-    objective = result.nll + config.loss.beta * result.kl
-    improved = state.best_loss is None or objective < state.best_loss
-    if improved:
-        state.best_step, state.best_loss = state.step, objective
-    return improved
-
-
-def _noting_bad(batches: Iterable[Batch], path: Path) -> Iterator[Batch]:
-    """The same batches; what is bad in them is named once in a run's life, not at each evaluation."""
-    for batch in batches:
-        batch.append_bad(path, "val")
-        yield batch
-
-
-def save(run: Run) -> None:
-    """Write a checkpoint and the weights folder, where they aren't there yet."""
-    config, accelerator = run.config, run.accelerator
-    if accelerator.is_main_process and run.state.step != run.checkpoints.last:
-        if accelerator.scaler is not None:
-            run.state.loss_scale = accelerator.scaler.state_dict()
-        run.checkpoints.save(run.state, run.bare, run.ema, run.optimizer)
-        publish(run)
-    elif accelerator.is_main_process and damage(config.folder / "weights"):
-        publish(run)  # an earlier life was killed before it came to this
-    accelerator.wait_for_everyone()
-
-
-def publish(run: Run) -> None:
-    """Write the weights folder."""
-    config, state = run.config, run.state
-    recipe = config.model_dump(mode="json", exclude={"run"})
-    about = About(
-        config.model,
-        config.loss,
-        run.scale,
-        state.step,
-        dict(state.metrics),
-        state.measured,
-        recipe,
-    )
-    export(config.folder / "weights", run.published, about)
 
 
 def as_tensor(run: Run, values: list[float]) -> Tensor:

@@ -1,21 +1,22 @@
 """From a recipe's `data` part to this process's batches."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from dvae.config import Config
+from dvae.data.ahead import evaluation_ahead, training_ahead
 from dvae.data.batches import (
     Loader,
     Pictures,
     first_batch,
 )
-from dvae.data.index import Split, find_split, read_splits
-from dvae.data.order import Order
-from dvae.data.plans import evaluation_plan, training_plan
+from dvae.data.cache import cached
+from dvae.data.index import Split
+from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.errors import UserError
+from dvae.sources import Sources, find_held_out, find_sources
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,7 @@ class Streams:
     """The training and validation pictures of a run."""
 
     config: Config
-    split: Split  # of training
-    order: Order
+    sources: Sources  # of training
     pictures: Pictures  # of training: cropped and flipped
     held_out: Pictures  # of validation: the centre of each
 
@@ -34,10 +34,14 @@ class Streams:
         count = len(self.held_out.reader)
         return min(count, self.config.eval.images or count)
 
-    def training(self, start: int, rank: int, world_size: int) -> Loader:
-        """This process's share of the global batches from the step `start` on, without end."""
+    def training(self, start: int, rank: int, world_size: int, first_epoch: int = 0) -> Loader:
+        """This process's share of the global batches from the step `start` on, without end.
+
+        Steps are counted from the beginning of `first_epoch`.
+        """
         data = self.config.data
-        plan = training_plan(self.order, start, rank, world_size)
+        reader, order = self.pictures.reader, self.sources.order
+        plan = training_ahead(reader, order, start, rank, world_size, first_epoch)
         return Loader(plan, self.pictures, data.threads, data.ahead)
 
     def evaluation(self, rank: int, world_size: int) -> Loader:
@@ -45,6 +49,7 @@ class Streams:
         share = self.config.train.global_batch_size // world_size
         batch = world_size * (self.config.train.micro_batch_size or share)
         plan = evaluation_plan(self.held_out_count, batch, rank, world_size)
+        plan = evaluation_ahead(self.held_out.reader, plan)
         return Loader(plan, self.held_out, self.config.data.threads, self.config.data.ahead)
 
     def fixed(self, count: int) -> torch.Tensor:
@@ -59,11 +64,10 @@ def open_streams(config: Config, world_size: int) -> Streams:
         UserError: shards that aren't there, or a batch that can't be shared out.
     """
     data, train = config.data, config.train
-    split = find_split(Path(data.train), "train")
-    order = Order(split.counts, train.seed, train.global_batch_size, data.window)
-    check_batch(config, order.samples, world_size)
+    sources = find_sources(config, world_size)
+    check_window(config, sources.splits)
     pictures = Pictures(
-        Reader(split, data.verify),
+        _reader(config, sources.splits),
         config.image_size,
         data.crop_min,
         data.flip,
@@ -72,39 +76,23 @@ def open_streams(config: Config, world_size: int) -> Streams:
         max_pixels=data.max_pixels,
     )
     held_out = Pictures(
-        Reader(_held_out(config), data.verify), config.image_size, max_pixels=data.max_pixels
+        _reader(config, find_held_out(config)), config.image_size, max_pixels=data.max_pixels
     )
-    return Streams(config, split, order, pictures, held_out)
+    return Streams(config, sources, pictures, held_out)
 
 
-def check_batch(config: Config, samples: int, world_size: int) -> None:
-    """Refuse a global batch that the processes, micro-batches or pictures can't make."""
-    batch, micro = config.train.global_batch_size, config.train.micro_batch_size
-    if batch % world_size:
+def check_window(config: Config, splits: tuple[Split, ...]) -> None:
+    """Refuse to read remote shards a picture at a time."""
+    data = config.data
+    remote = [split.tars.shown for split in splits if split.tars.is_remote]
+    if remote and not data.window and not data.cache_dir:
         raise UserError(
-            f"train.global_batch_size={batch} can't be shared out over {world_size} processes: "
-            f"it must be a multiple of their number"
-        )
-    each = batch // world_size
-    if micro and each % micro:
-        raise UserError(
-            f"train.micro_batch_size={micro} doesn't divide a process's share of the batch, "
-            f"{batch} / {world_size} = {each}"
-        )
-    if samples < batch:
-        raise UserError(
-            f"{config.data.train} holds {samples} pictures, fewer than "
-            f"train.global_batch_size={batch}: pack more, or lower the batch"
+            f"data.window=0 permutes the whole data set, and {remote[0]} would be read a picture at "
+            "a time: set data.window=32, or data.cache_dir to a folder that holds all of it"
         )
 
 
-def _held_out(config: Config) -> Split:
-    if config.data.val:
-        return find_split(Path(config.data.val), "val")
-    splits = read_splits(Path(config.data.train))
-    if "val" not in splits or not splits["val"].counts.sum():
-        raise UserError(
-            f"{config.data.train} has no split 'val' to measure on: pack it with --val 0.05, or "
-            "set data.val to another folder of shards"
-        )
-    return splits["val"]
+def _reader(config: Config, splits: tuple[Split, ...]) -> Reader:
+    data = config.data
+    kept = [cached(split, data.cache_dir, data.cache_bytes) for split in splits]
+    return Reader(*kept, verify=data.verify)

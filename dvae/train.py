@@ -21,21 +21,20 @@ from tqdm import tqdm
 
 from dvae.config import Config
 from dvae.data.batches import Batch
-from dvae.errors import DataError, NonFiniteError, exit_code_of
+from dvae.errors import exit_code_of
 from dvae.files import locked
+from dvae.guard import count_good, leave_out
 from dvae.latents import keyed_normal
 from dvae.losses import kl_weight, loss_terms
+from dvae.milestones import measure, save
 from dvae.optim import learning_rate, set_learning_rate
 from dvae.pictures import batch_images
 from dvae.recipe import load_config
 from dvae.session import (
-    BAD_SAMPLES,
     Run,
     as_tensor,
     claim_folder,
     has_batch_statistics,
-    measure,
-    save,
     say,
     set_up,
     start_accelerator,
@@ -68,13 +67,20 @@ def main(arguments: list[str] | None = None) -> int:
         default=True,
         help="go on with a run of this name (the default)",
     )
+    parser.add_argument(
+        "--accept-new-data",
+        action="store_true",
+        help="go on with shards that changed since the run began, in a new epoch",
+    )
     given = parser.parse_args(arguments)
     return exit_code_of(
-        lambda: train(load_config(given.recipe, given.overrides), may_resume=given.resume)
+        lambda: train(
+            load_config(given.recipe, given.overrides), given.resume, given.accept_new_data
+        )
     )
 
 
-def train(config: Config, may_resume: bool = True) -> int:
+def train(config: Config, may_resume: bool = True, accept_new_data: bool = False) -> int:
     """Train, or go on training, what a recipe describes; returns the exit code.
 
     Raises:
@@ -87,7 +93,7 @@ def train(config: Config, may_resume: bool = True) -> int:
         if accelerator.is_main_process:
             stack.enter_context(locked(config.folder))
         claim_folder(config, accelerator, may_resume)
-        run = set_up(config, accelerator, streams)
+        run = set_up(config, accelerator, streams, accept_new_data)
         stack.callback(run.monitor.close)
         loop(run, request)
         save(run)
@@ -107,7 +113,9 @@ def loop(run: Run, request: StopRequest) -> None:
     quiet = not accelerator.is_main_process
     every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
     with (
-        run.streams.training(state.step, rank, world_size) as batches,
+        run.streams.training(
+            state.step - state.first_step, rank, world_size, state.first_epoch
+        ) as batches,
         tqdm(total=config.train.steps, initial=state.step, disable=quiet, mininterval=every) as bar,
     ):
         while state.step < config.train.steps:
@@ -144,33 +152,6 @@ def loop(run: Run, request: StopRequest) -> None:
             if totals.stop:
                 request.signal = request.signal or signal.SIGTERM
                 return
-
-
-def count_good(run: Run, batch: Batch) -> float:
-    """The pictures of the global batch that could be read; notes the others.
-
-    Raises:
-        DataError: more are bad than `data.max_bad` allows.
-        RuntimeError: the pictures read and the bad ones of all processes aren't the global batch.
-    """
-    config, state = run.config, run.state
-    batch.append_bad(config.folder / BAD_SAMPLES, "train")
-    counts = as_tensor(run, [float(batch.weights.sum()), float(len(batch.bad))])
-    good, bad = run.accelerator.reduce(counts, "sum").tolist()
-    if good + bad != config.train.global_batch_size:
-        raise RuntimeError(
-            f"step {state.step + 1}: {good:g} samples read and {bad:g} bad ones are not the "
-            f"{config.train.global_batch_size} of the global batch: this is a fault of dvae's"
-        )
-    state.bad_samples += round(bad)
-    seen = max((state.step + 1) * config.train.global_batch_size, run.streams.order.samples)
-    if state.bad_samples > config.data.max_bad * seen:
-        raise DataError(
-            f"{state.bad_samples} bad samples by step {state.step + 1} are more than "
-            f"data.max_bad={config.data.max_bad:g} allows: {config.folder / BAD_SAMPLES} "
-            "names them; pack the data again, or raise the limit"
-        )
-    return good
 
 
 def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> Tensor:
@@ -223,27 +204,6 @@ def is_finite(run: Run, totals: Totals) -> bool:
     return not broken and math.isfinite(totals.nll + totals.kl)
 
 
-def leave_out(run: Run, batch: Batch, count: float) -> None:
-    """Take no step: there was no good picture, or the loss isn't finite and the recipe says skip.
-
-    Raises:
-        NonFiniteError: the loss isn't finite and the recipe says stop.
-    """
-    if not count:
-        return
-    if run.accelerator.scaler is not None:
-        run.accelerator.scaler.update()  # the gradients were unscaled: it waits for a step otherwise
-    if run.config.train.guard == "skip":
-        say(run, f"step {run.state.step + 1} left out: its loss or gradient is not finite")
-        return
-    raise NonFiniteError(
-        f"the loss or its gradient is not finite at step {run.state.step + 1} (epoch {batch.epoch}, "
-        f"samples {batch.ids[:8].tolist()} … on process {run.accelerator.process_index}): the "
-        "last checkpoint is whole: go on with train.guard=skip, or lower optim.learning_rate under "
-        "another run.name"
-    )
-
-
 def follow(run: Run, totals: Totals, count: float) -> None:
     """What follows the weights: their average, and the error that the optimal scale is taken from."""
     state = run.state
@@ -267,6 +227,9 @@ def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
     if run.bare.is_variational:
         values["bits_per_dim"] = bits_per_dim(run.config, totals, count)
     run.monitor.scalars(values | also, run.state.step)
+    run.monitor.sources(
+        run.streams.sources.drawn(run.state.step - run.state.first_step), run.state.step
+    )
 
 
 def bits_per_dim(config: Config, totals: Totals, count: float) -> float:

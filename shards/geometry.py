@@ -1,8 +1,10 @@
-"""The geometry of one picture: turn it upright, crop it to a box, shrink its shorter side."""
+"""The geometry of one picture: turn it upright, crop it to a box, shrink it."""
 
 from typing import NamedTuple
 
 from PIL import Image
+
+from shards.form import Form
 
 _MARGIN = 1.4  # a JPEG is decoded at 1/2 or 1/4 if that leaves this many times the target
 
@@ -23,6 +25,10 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the upright pictu
 
 class BoxError(Exception):
     """A crop box that isn't inside its picture, or holds no pixel."""
+
+
+class ShapeError(Exception):
+    """A picture whose shape isn't wanted, as `kind: detail`."""
 
 
 class Plan(NamedTuple):
@@ -51,26 +57,63 @@ class Plan(NamedTuple):
         return next((factor for factor in (4, 2) if min(self.crop) / factor >= least), 1)
 
 
-def plan(upright: tuple[int, int], box: Box | None, size: int | None) -> Plan:
+def plan(upright: tuple[int, int], box: Box | None, form: Form) -> Plan:
     """The crop and the size of the result.
 
     Args:
         upright: width, height of the picture, upright.
         box: what to crop to; None: the whole picture.
-        size: the shorter side of the result, pixels; None, or one that would enlarge: as it is.
+        form: what's wanted; nothing is ever enlarged.
 
     Raises:
         BoxError: the box is empty or reaches outside.
+        ShapeError: what's in the box is too small or too elongated.
     """
     width, height = upright
     x0, y0, x1, y1 = box or (0, 0, width, height)
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise BoxError(f"{x0},{y0},{x1},{y1} in {width}x{height} pixels")
-    crop = target = (x1 - x0, y1 - y0)
-    if size is not None and size < min(crop):
-        scale = size / min(crop)
-        target = (max(size, round(crop[0] * scale)), max(size, round(crop[1] * scale)))
-    return Plan(upright, (x0, y0, x1, y1), target)
+    crop = _widened((x0, y0, x1, y1), upright, form.box_margin)
+    _check_shape(crop[2] - crop[0], crop[3] - crop[1], form)
+    if form.resize == "crop":
+        crop = _centred_square(crop)
+    return Plan(upright, crop, _shrunk(crop[2] - crop[0], crop[3] - crop[1], form))
+
+
+def _widened(box: Box, upright: tuple[int, int], margin: float) -> Box:
+    """A box with a share of its sides more on each side, as far as the picture reaches."""
+    x0, y0, x1, y1 = box
+    across, down = round(margin * (x1 - x0)), round(margin * (y1 - y0))
+    return (
+        max(0, x0 - across),
+        max(0, y0 - down),
+        min(upright[0], x1 + across),
+        min(upright[1], y1 + down),
+    )
+
+
+def _check_shape(width: int, height: int, form: Form) -> None:
+    if form.min_size is not None and min(width, height) < form.min_size:
+        raise ShapeError(f"too small: {width}x{height} pixels, --min-size {form.min_size}")
+    if form.max_aspect is not None and max(width, height) > form.max_aspect * min(width, height):
+        raise ShapeError(f"too elongated: {width}x{height} pixels, --max-aspect {form.max_aspect}")
+
+
+def _centred_square(box: Box) -> Box:
+    x0, y0, x1, y1 = box
+    side = min(x1 - x0, y1 - y0)
+    left, top = x0 + (x1 - x0 - side) // 2, y0 + (y1 - y0 - side) // 2
+    return left, top, left + side, top + side
+
+
+def _shrunk(width: int, height: int, form: Form) -> tuple[int, int]:
+    """Width and height once the side that the form names is at most its size."""
+    side = max(width, height) if form.resize == "longer" else min(width, height)
+    if form.size is None or form.size >= side:
+        return width, height
+    least = 1 if form.resize == "longer" else form.size
+    scale = form.size / side
+    return max(least, round(width * scale)), max(least, round(height * scale))
 
 
 def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:

@@ -2,32 +2,31 @@
 
     python -m shards.index DIR
 
+    python -m shards.index DIR --images jpg,bmp
+
 Writes `NAME.index.npy` beside each `NAME.tar` and, last, `manifest.json`; the tars stay as they are.
 The split is the name without its trailing number: `val-000003.tar` is of `val`, `00003.tar` of
 `train`. Members of one sample stand together and share the name up to the base name's first dot; what
-follows it says what a member is: jpg, jpeg, png, webp (the sample's picture, the first of them) or
-json. Of samples with one key in a tar the first counts; tars may share keys, their samples never mix.
+follows it says what a member is: jpg, jpeg, png, webp or what `--images` names (the sample's picture,
+the first of them), and what is said about it: json, or cls or txt with its class. Of samples with one key in a tar the first counts; tars may share keys, their samples never mix.
 What can't be used is named in skipped.jsonl.
 """
 
+import argparse
 import json
 import os
 import re
 import sys
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from dvae import __version__
-from dvae.data.formats import MAX_BYTES, MAX_JSON_BYTES
 from dvae.data.index import (
-    SAMPLE,
     Shard,
     index_name,
     is_shard_name,
@@ -36,30 +35,15 @@ from dvae.data.index import (
 )
 from dvae.errors import UserError, exit_code_of
 from dvae.files import MANIFEST, locked, sha256, whole_file
-from shards import tar
+from shards.foreign import NOTES, PICTURES, Skipped, samples_of
 from shards.options import Parser
 from shards.output import is_unfinished
 from shards.parallel import in_order
-from shards.pictures import quiet, stored_orientation
+from shards.pictures import quiet
 from shards.sources import shown
 
 SKIPPED = "skipped.jsonl"
-_PICTURES = ("jpg", "jpeg", "png", "webp")
 _NUMBER = re.compile(r"[-_.]?(\d+)(-of-\d+)?$", re.ASCII)
-_KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)  # WebDataset's: up to the first dot
-_OUTSIDE = re.compile(r"/|(.*/)?\.\.(/|$)", re.DOTALL)  # starts a name that leads out of its folder
-
-
-class Skipped(NamedTuple):
-    """A member or sample that isn't used."""
-
-    shard: str
-    member: str
-    offset: int  # bytes, of the member's data
-    reason: str
-
-
-_Skip = Callable[[tar.Member, str], None]
 
 
 class Indexed(NamedTuple):
@@ -74,11 +58,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Index a folder; returns the exit code."""
     parser = Parser(prog="python -m shards.index", description="Index WebDataset shards.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that holds the tars")
-    return exit_code_of(lambda: index(parser.parse_args(arguments).folder))
+    parser.add_argument(
+        "--images",
+        type=_extensions,
+        default=PICTURES,
+        metavar="LIST",
+        help="extensions of the members that are pictures (default jpg,jpeg,png,webp)",
+    )
+
+    def run() -> None:
+        given = parser.parse_args(arguments)
+        index(given.folder, given.images)
+
+    return exit_code_of(run)
 
 
-def index(folder: Path) -> None:
+def _extensions(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip().lower().lstrip(".") for part in text.split(","))
+    if not all(found) or set(found) & set(NOTES):
+        raise argparse.ArgumentTypeError(f"{text!r}: give extensions of pictures, as jpg,png")
+    return found
+
+
+def index(folder: Path, images: Sequence[str] = PICTURES) -> None:
     """Index each tar of a folder and write its manifest; tells the user on stdout.
+
+    Args:
+        folder: that holds the tars.
+        images: extensions of the members that are pictures, lower case.
 
     Raises:
         UserError: no tar, a damaged tar, no sample, or a folder that can't be written to.
@@ -87,7 +94,7 @@ def index(folder: Path) -> None:
     try:
         with locked(folder), quiet() as stderr:
             workers = min(os.cpu_count() or 1, 8)
-            results = in_order(_index_tar, tars, workers)
+            results = in_order(partial(_index_tar, images=images), tars, workers)
             progress = tqdm(results, "indexing", len(tars), file=stderr, unit="shard", disable=None)
             made = list(progress)
             _write(folder, made)
@@ -129,80 +136,11 @@ def split_of(name: str) -> str:
     return _NUMBER.sub("", name.removesuffix(".tar")) or "train"
 
 
-def _index_tar(path: Path) -> Indexed:
-    skipped: list[Skipped] = []
-    with path.open("rb") as file:
-        rows = list(_rows(file, path, skipped))
-    samples = np.array(rows, dtype=SAMPLE)
+def _index_tar(path: Path, images: Sequence[str]) -> Indexed:
+    samples, skipped = samples_of(path, images)
     index_sha256 = write_index(path.parent / index_name(path.name), samples)
-    shard = Shard(path.name, path.stat().st_size, sha256(path), len(rows), index_sha256)
+    shard = Shard(path.name, path.stat().st_size, sha256(path), len(samples), index_sha256)
     return Indexed(shard, split_of(path.name), skipped)
-
-
-def _rows(file: BinaryIO, path: Path, skipped: list[Skipped]) -> Iterator[tuple[int, ...]]:
-    """A row for each sample of a tar."""
-
-    def skip(member: tar.Member, reason: str) -> None:
-        name = shown(member.name.encode("utf-8", "surrogateescape"))
-        skipped.append(Skipped(path.name, name, member.offset, reason))
-
-    seen = set()
-    for key, sample in groupby(_usable(file, path, skip), key=lambda member: _parts(member)[0]):
-        members = list(sample)
-        pictures = [member for member in members if _parts(member)[1] in _PICTURES]
-        whole = [member for member in pictures if 0 < member.size <= MAX_BYTES]
-        if not whole:
-            skip(members[0], "empty or huge picture" if pictures else "sample without a picture")
-        elif key in seen:
-            skip(members[0], "an earlier sample has its key")
-        else:
-            seen.add(key)
-            for member in pictures:
-                if member is not whole[0]:
-                    skip(member, "a further picture of its sample")
-            data = os.pread(file.fileno(), whole[0].size, whole[0].offset)
-            note = _note(file, [m for m in members if _parts(m)[1] == "json"], skip)
-            place = (whole[0].offset, whole[0].size)
-            yield (*place, zlib.crc32(data), stored_orientation(data), *note)
-
-
-def _usable(file: BinaryIO, path: Path, skip: _Skip) -> Iterator[tar.Member]:
-    """The members that may be a part of a sample."""
-    for member in tar.members(file, str(path)):
-        if not member.is_regular:
-            if not member.name.endswith("/"):
-                skip(member, "not a plain file")
-        elif _OUTSIDE.match(member.name):
-            skip(member, "a name that leads out of its folder")
-        elif not _KEY.fullmatch(member.name):
-            skip(member, "no key")
-        else:
-            yield member
-
-
-def _note(file: BinaryIO, notes: list[tar.Member], skip: _Skip) -> tuple[int, int]:
-    """Where the first JSON of a sample lies, and its size: 0, 0 where there is no valid one."""
-    for member in notes[1:]:
-        skip(member, "a further JSON of its sample")
-    if not notes:
-        return 0, 0
-    first = notes[0]
-    if first.size > MAX_JSON_BYTES:
-        skip(first, "huge JSON")
-        return 0, 0
-    try:
-        json.loads(os.pread(file.fileno(), first.size, first.offset))
-    except (ValueError, RecursionError):
-        skip(first, "damaged JSON")
-        return 0, 0
-    return first.offset, first.size
-
-
-def _parts(member: tar.Member) -> tuple[str, str]:
-    """A member's key and its extension, lower case."""
-    match = _KEY.fullmatch(member.name)
-    assert match
-    return match[1], match[2].lower()
 
 
 def _write(folder: Path, made: list[Indexed]) -> None:

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from dvae.errors import UserError
+from shards.form import Form, add_form, taken_from
+from shards.layouts import NAMES
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_MAX_SIDE = 65535  # pixels, of a JPEG
+_DEDUPE = (
+    "leave out pictures of equal bytes (exact), also those that look alike (near, needs the extra "
+    "dedupe); none (the default) packs all, equal bytes into one split"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,40 +29,39 @@ class Options:
 
     source: Path
     out: Path
-    size: int | None = None  # pixels, the shorter side
-    quality: int = 92
-    boxes: Path | None = None
+    form: Form = Form()
+    layout: str | None = None
+    boxes: Path | None = None  # "source": the boxes that SOURCE itself names
     shard_bytes: int = 256 << 20
     val: float | None = None
     split: str = "train"
+    ignore_splits: bool = False
     seed: int = 0
     workers: int = 1
     overwrite: bool = False
+    dedupe: str = "none"  # or exact, or near
+    append: bool = False
 
     def __post_init__(self) -> None:
-        if self.size is not None and not 1 <= self.size <= _MAX_SIDE:
-            raise UserError(
-                f"--size {self.size}: give the shorter side in pixels, 1 to {_MAX_SIDE}"
-            )
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"--quality {self.quality}: give a JPEG quality from 1 to 100")
         if self.shard_bytes < 1:
             raise UserError(f"--shard-bytes {self.shard_bytes}: give a size such as 256MB")
         if self.val is not None and not 0 < self.val < 1:
             raise UserError(f"--val {self.val}: give a share between 0 and 1, such as 0.05")
-        if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_-]{0,29}[A-Za-z_])?", self.split):
+        if not is_split_name(self.split):
             raise UserError(
                 f"--split {self.split!r}: give up to 31 letters, digits, - or _, a letter first and last"
             )
         if self.val is not None and self.split != "train":
             raise UserError("--val makes the splits train and val: leave --split out")
+        if self.append and self.overwrite:
+            raise UserError("--append keeps the shards that --overwrite replaces: give one of them")
         if self.workers < 1:
             raise UserError(f"--workers {self.workers}: give 1 or more")
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The names of the splits that the run makes."""
-        return (self.split,) if self.val is None else ("train", "val")
+
+def is_split_name(text: str) -> bool:
+    """Whether files may be called that, with a number behind it."""
+    return bool(re.fullmatch(r"[A-Za-z]([A-Za-z0-9_-]{0,29}[A-Za-z_])?", text))
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,21 +80,26 @@ def parse(arguments: Sequence[str]) -> Options:
     """
     parser = Parser(
         prog="python -m shards.pack",
-        description="Pack a folder of pictures into WebDataset shards.",
+        description="Pack pictures into WebDataset shards.",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder of pictures; sub-folders are labels")
+    add("source", type=Path, metavar="SOURCE", help="folder, list, archive, shards or data set")
     add("out", type=Path, metavar="OUT", help="folder that receives the shards")
-    add("--size", type=int, metavar="N", help="shrink the shorter side to N pixels; never enlarges")
-    add("--quality", type=int, default=92, help="of JPEGs that have to be encoded (default 92)")
-    add("--boxes", type=Path, metavar="CSV", help="crop boxes: file,x0,y0,x1,y1 in pixels")
+    add_form(add)
+    add("--layout", choices=NAMES, help="what SOURCE is, where it's not recognised rightly")
+    add("--boxes", type=Path, metavar="CSV", help="crop boxes, file,x0,y0,x1,y1; or: source")
     add("--shard-bytes", type=_bytes, default=256 << 20, metavar="BYTES", help="default 256MB")
     add("--val", type=float, metavar="SHARE", help="hold out this share, 0.05 say, as split val")
-    add("--split", default="train", metavar="NAME", help="the split's name without --val")
+    add("--split", default="train", metavar="NAME", help="of pictures that SOURCE gives none")
+    add("--ignore-splits", action="store_true", help="forget the splits that SOURCE names")
     add("--seed", type=int, default=0, help="of the order of samples and of --val's choice")
     add("--workers", type=int, default=min(os.cpu_count() or 1, 16), help="threads that decode")
+    add("--dedupe", choices=("none", "exact", "near"), default="none", help=_DEDUPE)
+    add("--append", action="store_true", help="add pictures that a finished OUT doesn't have yet")
     add("--overwrite", action="store_true", help="replace shards that an earlier run put in OUT")
-    return Options(**vars(parser.parse_args(arguments)))
+    parsed = parser.parse_args(arguments)
+    form = taken_from(parsed)
+    return Options(form=form, **vars(parsed))
 
 
 def _bytes(text: str) -> int:

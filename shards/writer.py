@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import numpy as np
 
 from dvae.data.index import SAMPLE, Shard, index_name, write_index
+from dvae.failpoint import failpoint
 from dvae.files import whole_file
 from shards import tar
 
@@ -30,11 +32,14 @@ class ShardWriter:
         folder: where `SPLIT-000000.tar`, `SPLIT-000000.index.npy`, … go.
         split: the split's name; also the start of each sample's key.
         shard_bytes: a shard ends before the sample that would make it larger, but holds one at least.
+        shards: of the split, written by an earlier run; numbers and keys go on from them.
     """
 
-    def __init__(self, folder: Path, split: str, shard_bytes: int) -> None:
-        self.shards: list[Shard] = []
-        self.samples = 0
+    def __init__(
+        self, folder: Path, split: str, shard_bytes: int, shards: Sequence[Shard] = ()
+    ) -> None:
+        self.shards = list(shards)
+        self.samples = sum(shard.samples for shard in shards)
         self._folder = folder
         self._split = split
         self._shard_bytes = shard_bytes
@@ -51,7 +56,7 @@ class ShardWriter:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            self._close()
+            self.close()
         else:
             self._open_file.__exit__(kind, error, trace)
 
@@ -61,13 +66,13 @@ class ShardWriter:
         note = json.dumps(sample.about, sort_keys=True).encode()
         blocks = tar.padded(len(sample.data)) + tar.padded(len(note)) + 2 * tar.BLOCK
         if self._file and self._size + blocks + len(tar.END) > self._shard_bytes:
-            self._close()
+            self.close()
         if not self._file:
             self._open()
         start = self._put(f"{key}.{sample.extension}", sample.data)
         note_start = self._put(f"{key}.json", note)
-        crc32 = zlib.crc32(sample.data)
-        self._rows.append((start, len(sample.data), crc32, 1, note_start, len(note)))
+        picture = (start, len(sample.data), zlib.crc32(sample.data), 1)
+        self._rows.append((*picture, note_start, len(note), zlib.crc32(note)))
         self.samples += 1
 
     def _open(self) -> None:
@@ -81,6 +86,7 @@ class ShardWriter:
         """Append a member; returns where its data starts."""
         self._append(tar.header(name, len(data)))
         start = self._size
+        failpoint("member")
         self._append(data)
         self._append(bytes(tar.padded(len(data)) - len(data)))
         return start
@@ -91,7 +97,8 @@ class ShardWriter:
         self._digest.update(data)
         self._size += len(data)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Finish the shard that is open, if one is."""
         if not self._file:
             return
         with self._open_file:

@@ -14,6 +14,7 @@ from dvae.checkpoint import Checkpoints, State, restore
 from dvae.config import LossConfig, OptimConfig, ResVAEConfig
 from dvae.ema import Ema
 from dvae.errors import CheckpointError, UserError
+from dvae.files import remove_unfinished
 from dvae.find import load
 from dvae.networks import build
 from dvae.optim import learning_rate, make_optimizer
@@ -96,7 +97,7 @@ def test_a_folder_that_a_killed_run_left_is_no_checkpoint_and_is_removed(tmp_pat
     (tmp_path / ".tmp-99-step-00000009").mkdir(parents=True)
     checkpoints = Checkpoints(tmp_path, keep=1)
     assert checkpoints.newest() == (None, [])
-    checkpoints.clean()
+    remove_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,7 +26,7 @@ def pictures_of(folder, **options):
 def epoch(folder, world_size=1, threads=1, steps=None, start=0, **options):
     """All ranks' batches put together, step by step: ids, images, flips."""
     pictures = pictures_of(folder, crop_min=0.7, flip=True, random_place=True, **options)
-    order = Order(pictures.reader.split.counts, 0, 12)
+    order = Order(pictures.reader.splits[0].counts, 0, 12)
     steps = steps or order.steps_per_epoch * 2
     ranks = []
     for rank in range(world_size):
@@ -157,7 +157,7 @@ def test_a_missing_or_cut_shard_ends_the_run_at_its_start(copied, damage):
 
 def test_a_shard_that_is_cut_while_it_is_read_gives_bad_samples(copied):
     reader = Reader(find_split(copied, "train"))
-    last = int(reader.split.counts[0]) - 1
+    last = int(reader.splits[0].counts[0]) - 1
     path = copied / "train-000000.tar"
     path.write_bytes(path.read_bytes()[:20000])
     with pytest.raises(BadSample, match="cut short"):
@@ -214,7 +214,7 @@ def test_a_manifest_may_not_name_files_elsewhere(copied):
 
 
 def test_more_shards_than_open_files_still_read(shards, monkeypatch):
-    monkeypatch.setattr("dvae.data.reader.OPEN_FILES", 1)
+    monkeypatch.setattr("dvae.data.storage.OPEN_FILES", 1)
     pictures = pictures_of(shards)
     ids = np.random.default_rng(0).permutation(len(pictures.reader))
     out = np.zeros((len(ids), 32, 32, 3), dtype=np.uint8)

@@ -88,12 +88,13 @@ def test_every_jpeg_mode_becomes_rgb(mode):
 
 
 def test_16_bit_gray_is_read_as_it_is_packed():
+    from shards.form import Form
     from shards.pictures import prepare
 
     values = np.linspace(0, 65535, 40 * 40).astype(np.uint16).reshape(40, 40)
     data = encoded(Image.fromarray(values), "PNG")
     read = decoded(data, 40).astype(int)
-    packed = decoded(prepare(data, None, None, 100).data, 40).astype(int)
+    packed = decoded(prepare(data, None, Form(quality=100)).data, 40).astype(int)
     assert np.abs(read - (values[:, :, None] / 257)).max() <= 0.51
     assert np.abs(read - packed).mean() < 2
 

@@ -13,7 +13,8 @@ import pytest
 import webdataset
 from PIL import Image
 
-from dvae.data.index import read_index, read_splits
+from dvae.data.index import find_split, read_index, read_splits
+from dvae.data.reader import Reader
 from shards.index import main, split_of
 from shards.pack import main as pack
 
@@ -45,8 +46,9 @@ def rows(folder, split="train"):
     for shard in read_splits(folder)[split].shards:
         data = (folder / shard.name).read_bytes()
         for row in read_index(folder, shard):
-            offset, size, crc32, orientation, note, note_size = (int(value) for value in row)
+            offset, size, crc32, orientation, note, note_size, note_crc32 = map(int, row)
             assert zlib.crc32(data[offset : offset + size]) == crc32
+            assert zlib.crc32(data[note : note + note_size]) == note_crc32
             found.append((data[offset : offset + size], data[note : note + note_size], orientation))
     return found
 
@@ -221,3 +223,39 @@ def test_every_truncation_and_header_flip_is_found(tmp_path, capsys):
         assert main([str(tmp_path)]) == 0
         assert len(rows(tmp_path, "a")) == 4
         os.unlink(tmp_path / "manifest.json")
+
+
+def test_classes_come_from_json_cls_or_txt(tmp_path):
+    image = picture(0)
+    write_tar(
+        tmp_path / "train-0.tar",
+        [
+            ("a.jpg", image),
+            ("a.json", b'{"label": "chow"}'),
+            ("a.cls", b"1"),
+            ("b.jpg", image),
+            ("b.cls", b"7\n"),
+            ("b.json", b'{"width": 3}'),
+            ("c.jpg", image),
+            ("c.txt", b"pug"),
+            ("d.jpg", image),
+            ("d.txt", b"a dog " * 100),
+            ("e.jpg", image),
+            ("e.cls", b"\xff\xfe"),
+        ],
+    )
+    assert main([str(tmp_path)]) == 0
+    reader = Reader(find_split(tmp_path, "train"))
+    labels = [reader.about(number).get("label") for number in range(5)]
+    assert labels == ["chow", "7", "pug", None, None]
+    lost = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert [(line["member"], line["reason"]) for line in lost] == [("e.cls", "damaged CLS")]
+
+
+def test_which_members_are_pictures_can_be_said(tmp_path, capsys):
+    members = [("a.photo", picture(0)), ("a.jpg", b"a thumbnail")]
+    write_tar(tmp_path / "train-0.tar", members)
+    assert main([str(tmp_path), "--images", "photo"]) == 0
+    assert len(Reader(find_split(tmp_path, "train"))) == 1
+    assert main([str(tmp_path), "--images", "json"]) == 2
+    assert "extensions of pictures" in capsys.readouterr().err

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dvae.data.order import CROP, FLIP, Order, key, permute, share, uniform
+from dvae.data.order import CROP, FLIP, Order, key, permute, uniform
+from dvae.data.plans import training_plan
 
 COUNTS = [
     np.array([400]),
@@ -39,7 +40,7 @@ def test_permute_is_the_same_in_pieces_as_at_once():
 
 
 def test_permute_sends_every_index_everywhere_equally_often():
-    size, draws = 8, 4000
+    size, draws = 8, 2000
     seen = np.zeros((size, size))
     for seed in range(draws):
         seen[np.arange(size), permute(np.arange(size), size, key(seed))] += 1
@@ -55,7 +56,7 @@ def test_an_epoch_visits_each_id_at_most_once_and_leaves_less_than_a_batch(
     counts, batch_size, window
 ):
     order = Order(counts, seed=3, batch_size=batch_size, window=window)
-    for epoch in (0, 1, 7):
+    for epoch in (0, 7):
         ids = epoch_of(order, epoch).ravel()
         assert len(set(ids.tolist())) == len(ids)
         assert ids.min() >= 0
@@ -72,11 +73,28 @@ def test_any_step_is_reached_without_those_before_it(window):
         assert again.ids(4, step).tolist() == whole[step].tolist()
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
-def test_the_shares_of_all_processes_are_the_global_batch(world_size):
-    ids = Order(COUNTS[1], seed=1, batch_size=12).ids(2, 5)
-    parts = [ids[share(12, rank, world_size)] for rank in range(world_size)]
-    assert np.concatenate(parts).tolist() == ids.tolist()
+@pytest.mark.parametrize("counts", COUNTS, ids=lambda c: str(len(c)))
+@pytest.mark.parametrize("window", [0, 1, 7])
+@pytest.mark.parametrize("batch_size", [1, 6, 24])
+def test_all_processes_that_divide_a_batch_share_out_the_same_one(counts, window, batch_size):
+    order = Order(counts, 1, batch_size, window)
+    for epoch, step in ((0, 0), (2, 1), (5, order.steps_per_epoch - 1)):
+        whole = order.ids(epoch, step).tolist()
+        for world_size in (w for w in range(1, batch_size + 1) if batch_size % w == 0):
+            start = epoch * order.steps_per_epoch + step
+            plans = [next(training_plan(order, start, r, world_size)) for r in range(world_size)]
+            assert np.concatenate([plan.ids for plan in plans]).tolist() == whole
+            assert {(plan.epoch, plan.step) for plan in plans} == {(epoch, step)}
+            assert {e for plan in plans for e in plan.epochs.tolist()} == {epoch}
+
+
+def test_a_run_that_begins_a_new_epoch_counts_on_from_it():
+    order = Order(COUNTS[1], seed=1, batch_size=16)
+    assert [order.epochs_begun(step) for step in (0, 1, 25, 26)] == [0, 1, 1, 2]
+    plan = next(training_plan(order, 3, 0, 1, first_epoch=6))
+    assert (plan.epoch, plan.step) == (6, 3)
+    assert plan.ids.tolist() == order.ids(6, 3).tolist()
+    assert set(plan.epochs.tolist()) == {6}
 
 
 @pytest.mark.parametrize("window", [0, 16])
@@ -89,10 +107,67 @@ def test_epochs_and_seeds_give_unrelated_orders(window):
         assert abs(np.corrcoef(a, b)[0, 1]) < 0.15
 
 
-def test_a_full_permutation_breaks_up_neighbours():
-    ids = epoch_of(Order(np.array([1000]), seed=5, batch_size=10), 0).ravel()
-    neighbours = (np.abs(np.diff(ids)) == 1).mean()
-    assert neighbours < 0.01
+def places_in(order: Order, epoch: int) -> np.ndarray:
+    """(N,) where each sample stands in an epoch; NaN for those that wait."""
+    places = np.full(order.samples, np.nan)
+    ids = epoch_of(order, epoch).ravel()
+    places[ids] = np.arange(len(ids))
+    return places
+
+
+def moved(order: Order) -> float:
+    """How far the samples move from epoch to epoch, as a share of the epoch."""
+    moves = [places_in(order, e) - places_in(order, e + 1) for e in range(0, 8, 2)]
+    return float(np.nanmean(np.abs(moves)) / order.samples)
+
+
+MANY = np.random.default_rng(0).integers(0, 40, 300)  # samples in each of 300 shards
+
+
+def test_a_full_permutation_moves_samples_by_a_third_of_an_epoch():
+    # E|x - y| of two uniform places is 1/3, and its standard deviation over N samples 0.24 / sqrt(N).
+    for counts in (MANY, np.array([int(MANY.sum())])):
+        assert abs(moved(Order(counts, 5, 200)) - 1 / 3) < 0.01
+
+
+def test_a_full_permutation_keeps_no_more_neighbours_than_chance():
+    order = Order(MANY, seed=5, batch_size=200)
+    kept = [(np.abs(np.diff(epoch_of(order, e).ravel())) == 1).sum() for e in range(20)]
+    # Of N places in a line a random permutation keeps 2 pairs in the mean, with a variance of 2.
+    assert abs(np.mean(kept) - 2) < 4 * (2 / 20) ** 0.5
+
+
+def test_a_full_permutation_spreads_a_shard_s_samples_over_the_epoch():
+    order = Order(np.full(10, 400), seed=5, batch_size=16)
+    places = places_in(order, 0)
+    for shard in range(10):
+        mine = places[shard * 400 : shard * 400 + 400]
+        quarters = np.histogram(mine, bins=4, range=(0, 4000))[0]
+        assert ((quarters > 65) & (quarters < 135)).all()  # 100 in each, within 4 deviations
+
+
+def test_windows_move_samples_by_a_third_of_an_epoch_where_shards_are_many():
+    order = Order(MANY, seed=5, batch_size=16, window=16)
+    assert abs(moved(order) - 1 / 3) < 0.03
+
+
+def test_windows_keep_neighbours_near_but_never_in_the_same_batch():
+    order = Order(np.full(60, 100), seed=5, batch_size=16, window=16)
+    step = places_in(order, 0) // 16
+    apart = np.abs(np.diff(step))
+    inside = np.arange(order.samples - 1) % 100 != 99  # both of one shard
+    apart = apart[inside & ~np.isnan(apart)]
+    same_lane = apart < order.steps_per_epoch // 2  # the others stand where one lane ends
+    assert same_lane.mean() > 0.99
+    assert apart[same_lane].min() >= 1
+    assert apart[same_lane].max() < 2 * 16
+
+
+def test_windows_give_a_batch_at_most_two_samples_of_a_shard_that_is_shorter_than_a_lane():
+    order = Order(np.full(60, 100), seed=5, batch_size=16, window=16)
+    assert order.steps_per_epoch > 100
+    for ids in epoch_of(order, 1):
+        assert np.unique(ids // 100, return_counts=True)[1].max() <= 2
 
 
 def test_a_lane_reads_contiguous_windows():

@@ -85,7 +85,7 @@ def test_every_picture_is_packed_once_untouched_with_its_label(source, tmp_path)
         assert "source_sha256" not in about
     about = manifest(out)["about"]
     assert about["classes"] == ["chow", "pug"]
-    assert about["counts"] == {"found": 24, "packed": 24, "rejected": 0}
+    assert about["counts"] == {"found": 24, "packed": 24, "rejected": 0, "duplicates": 0}
     assert (out / "rejected.jsonl").read_bytes() == b""
     assert len(read_splits(out)["train"].shards) > 2
 
@@ -157,7 +157,8 @@ def test_every_loss_is_named_and_found_is_packed_plus_rejected(source, tmp_path,
     out = packed(source, tmp_path / "out")
     lines = [json.loads(line) for line in (out / "rejected.jsonl").read_bytes().splitlines()]
     assert {line["source"] for line in lines} == {"cut.jpg", "text.jpg", "empty.png"}
-    assert manifest(out)["about"]["counts"] == {"found": 28, "packed": 25, "rejected": 3}
+    counts = {"found": 28, "packed": 25, "rejected": 3, "duplicates": 0}
+    assert manifest(out)["about"]["counts"] == counts
     told = capsys.readouterr().out
     assert "found     28 pictures (ignored: 1 other files)" in told
     assert "rejected  3 (2 not a picture, 1 damaged): see" in told

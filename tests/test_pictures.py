@@ -9,6 +9,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from dvae.data.formats import MAX_PIXELS
+from shards.form import Form
 from shards.pictures import (
     SUBSAMPLING,
     PictureError,
@@ -68,7 +69,7 @@ def encoded(image, quality=92):
 )
 @pytest.mark.parametrize("size", [None, 30, 64])
 def test_what_needs_no_change_stays_byte_for_byte(data, extension, size):
-    assert prepare(data, (0, 0, 40, 30), size, 92) == (data, extension, 40, 30)
+    assert prepare(data, (0, 0, 40, 30), Form(size=size)) == (data, extension, 40, 30)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -76,7 +77,7 @@ def test_what_needs_no_change_stays_byte_for_byte(data, extension, size):
 def test_pixels_come_out_upright_as_pillow_turns_them(kind, orientation):
     data = with_orientation(gradient(41, 27), kind, orientation)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    made = prepare(data, None, None, 92)
+    made = prepare(data, None, Form())
     assert (made.width, made.height) == upright.size
     assert stored_orientation(made.data) == 1
     if orientation > 1 or kind == "TIFF":
@@ -90,7 +91,7 @@ def test_a_scaled_decode_gives_the_place_that_a_full_one_gives(orientation):
     data = with_orientation(gradient(403, 301), "JPEG", orientation)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     box = (11, 22, 211, 252)
-    made = prepare(data, box, 48, 100)
+    made = prepare(data, box, Form(size=48, quality=100))
     right = upright.resize((48, 55), Image.Resampling.LANCZOS, box=box)
     assert (made.width, made.height) == (48, 55)
     assert np.abs(pixels(made.data) - np.asarray(right)).mean() < 1.5
@@ -100,13 +101,13 @@ def test_a_scaled_decode_gives_the_place_that_a_full_one_gives(orientation):
     ("size", "result"), [(None, (60, 40)), (20, (30, 20)), (40, (60, 40)), (64, (60, 40))]
 )
 def test_the_shorter_side_shrinks_and_never_grows(size, result):
-    made = prepare(saved(gradient(60, 40), "BMP"), None, size, 92)
+    made = prepare(saved(gradient(60, 40), "BMP"), None, Form(size=size))
     assert (made.width, made.height) == result
 
 
 def test_a_box_is_cut_to_the_pixel():
     picture = gradient(60, 40)
-    made = prepare(saved(picture, "PNG"), (3, 5, 50, 36), None, 92)
+    made = prepare(saved(picture, "PNG"), (3, 5, 50, 36), Form())
     assert made.data == encoded(picture.crop((3, 5, 50, 36)))
 
 
@@ -115,7 +116,7 @@ def test_a_box_is_cut_to_the_pixel():
 )
 def test_a_box_outside_the_picture_or_empty_is_refused(box):
     with pytest.raises(PictureError, match="box outside the picture or empty"):
-        prepare(saved(gradient(60, 40), "PNG"), box, None, 92)
+        prepare(saved(gradient(60, 40), "PNG"), box, Form())
 
 
 def flat(mode, colour):
@@ -154,9 +155,9 @@ RED_THEN_BLUE = {"save_all": True, "append_images": [flat("RGB", (0, 0, 255))], 
     ],
 )
 def test_each_mode_becomes_rgb_by_its_rule(data, colour):
-    made = prepare(data, None, None, 100)
+    made = prepare(data, None, Form(quality=100))
     assert made.extension == "jpg"
-    assert made == prepare(data, None, None, 100)
+    assert made == prepare(data, None, Form(quality=100))
     assert np.abs(pixels(made.data) - colour).max() <= 2
 
 
@@ -195,7 +196,7 @@ STUFFED = JPEG[:-2] + bytes(50) + JPEG[-2:]
 @pytest.mark.parametrize("size", [None, 8])
 def test_what_cannot_be_packed_is_refused_with_a_reason(data, reason, size):
     with pytest.raises(PictureError, match=f"^({reason})"):
-        prepare(data, None, size, 92)
+        prepare(data, None, Form(size=size))
 
 
 def test_every_cut_that_costs_pixels_is_refused():
@@ -203,4 +204,4 @@ def test_every_cut_that_costs_pixels_is_refused():
         data = saved(gradient(24, 24), kind)
         for end in range(0, len(data) - (24 if kind == "PNG" else 0), 7):
             with pytest.raises(PictureError):
-                prepare(data[:end], None, None, 92)
+                prepare(data[:end], None, Form())

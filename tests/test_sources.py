@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from dvae.errors import UserError
+from shards.boxes import read_boxes
 from shards.pack import main
-from shards.sources import is_held_out, list_pictures, read_boxes
+from shards.sources import list_items
+from shards.splits import is_held_out
 from shards.tar import members
 
 NAMES = [
@@ -97,7 +99,7 @@ def test_what_changes_after_the_listing_is_a_named_loss(tmp_path, monkeypatch, c
         picture(source / name)
 
     def listing_then_change(folder):
-        listing = list_pictures(folder)
+        listing = list_items(folder)
         for path in source.iterdir():
             if path.name != "stays.jpg":
                 path.unlink()
@@ -105,7 +107,7 @@ def test_what_changes_after_the_listing_is_a_named_loss(tmp_path, monkeypatch, c
         (source / "becomes_link.jpg").symlink_to(source / "stays.jpg")
         return listing
 
-    monkeypatch.setattr("shards.pack.list_pictures", listing_then_change)
+    monkeypatch.setattr("shards.pack.list_items", listing_then_change)
     assert main([str(source), str(tmp_path / "out")]) == 0
     lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
     reasons = {entry["source"]: entry["reason"] for entry in map(json.loads, lines)}

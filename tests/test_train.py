@@ -153,8 +153,31 @@ def test_other_shards_under_the_same_path_are_refused(recipe, train, shards, tmp
     value = json.loads((copy / "manifest.json").read_text())
     value["splits"]["train"].pop()
     (copy / "manifest.json").write_text(json.dumps(value))
-    assert train(recipe, f"data.train={copy}") == 4
-    assert "trained on other shards" in capsys.readouterr().err
+    assert train(recipe, f"data.train={copy}") == 3
+    error = capsys.readouterr().err
+    assert "1 shards removed (train-00000" in error
+    assert "--accept-new-data" in error
+
+
+def test_accepted_new_data_begin_a_new_epoch_and_go_on_to_the_bit(
+    recipe, train, shards, tmp_path, capsys
+):
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    recipe.write_text(recipe.read_text().replace(str(shards), str(copy)))
+    more = ["optim.schedule=constant", "train.save_every=2"]
+    assert train(recipe, "train.steps=5", *more) == 0
+    run = recipe.parent / "runs" / "tiny"
+    before = state(run, 5)
+    assert (before["first_step"], before["first_epoch"], before["epochs"]) == (0, 0, 2)
+    value = json.loads((copy / "manifest.json").read_text())
+    value["splits"]["train"].pop()
+    (copy / "manifest.json").write_text(json.dumps(value))
+    assert train(recipe, "train.steps=8", *more, "--accept-new-data") == 0
+    after = state(run, 8)
+    assert (after["first_step"], after["first_epoch"]) == (5, 2)
+    assert after["data"] != before["data"]
+    assert train(recipe, "train.steps=9", *more) == 0  # it was accepted for good
+    assert len(json.dumps(state(run, 9))) < 1024
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(recipe, train, trained, capsys):
@@ -446,3 +469,17 @@ def test_accelerate_s_own_accumulation_is_refused(recipe, train, monkeypatch, ca
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     assert train(recipe) == 2
     assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" in capsys.readouterr().err
+
+
+def test_a_mixture_trains_resumes_and_counts_its_sources_in_tensorboard(recipe, train, shards):
+    sources = f'data.sources=[{{path="{shards}", weight=3}}, {{path="{shards}", weight=1}}]'
+    mixed = ["data.train=", sources, "optim.schedule=constant"]
+    assert train(recipe, *mixed, "run.name=whole") == 0
+    assert train(recipe, *mixed, "train.steps=3") == 0
+    assert train(recipe, *mixed, "data.threads=1") == 0
+    runs = recipe.parent / "runs"
+    for name, share in (("shards_0", 12), ("shards_1", 4)):
+        for run in (runs / "whole", runs / "tiny"):
+            found = events(run).Scalars(f"data/source_{name}")
+            assert [(e.step, e.value) for e in found] == [(s, s * share) for s in range(1, 7)]
+    assert equal(tensors(runs / "tiny", 6), tensors(runs / "whole", 6))

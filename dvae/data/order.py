@@ -16,7 +16,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 CHUNK = 2**14  # indices permuted at a time: what fits a processor's cache
 
 # The purpose of a draw: equal seeds, epochs and ids give unrelated numbers for each of them.
-SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE = range(7)
+SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE, MIXTURE, SOURCE = range(9)
 
 
 def mix(x: np.ndarray) -> np.ndarray:
@@ -90,6 +90,13 @@ class Draw(NamedTuple):
     ids: np.ndarray  # (n,) int64
 
 
+class Span(NamedTuple):
+    """Consecutive samples of one shard."""
+
+    first: int  # sample id
+    samples: int
+
+
 class Line(NamedTuple):
     """The permuted shards of an epoch, laid end to end."""
 
@@ -159,8 +166,51 @@ class Order:
         inside = permute(np.full_like(slots, step % self.window), size, keys)
         return self._at(epoch, slots * self.steps_per_epoch + window * self.window + inside)
 
+    @property
+    def round_steps(self) -> int:
+        """Steps in which each slot comes to each of its lanes once."""
+        return 1
+
+    def entered(
+        self, step: int, slots: np.ndarray, first_epoch: int = 0, also_open: bool = False
+    ) -> list[Span]:
+        """What (n,) slots begin to read at a step: their windows, cut where shards end.
+
+        Args:
+            step: counts from the run's start, as in `draw`.
+            slots: of the global batch.
+            first_epoch: as in `draw`.
+            also_open: give the windows that the slots are inside of, too.
+
+        Returns:
+            Spans of sample ids, slot by slot; none without a window.
+        """
+        if not self.window:
+            return []
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        window, inside = divmod(step_of_epoch, self.window)
+        if inside and not also_open:
+            return []
+        size = min(self.window, self.steps_per_epoch - window * self.window)
+        starts = slots * self.steps_per_epoch + window * self.window
+        line = self.line(first_epoch + epoch)
+        return [span for start in starts.tolist() for span in self._cut(line, start, size)]
+
+    def _cut(self, line: Line, start: int, size: int) -> list[Span]:
+        """Places start … start + size - 1 of the line as spans, one a shard."""
+        spans = []
+        while size:
+            place = (start + line.rotation) % self.samples
+            shard = int(np.searchsorted(line.ends, place, side="right"))
+            left = int(line.ends[shard]) - place  # in this shard
+            count = min(size, left)
+            end = int(line.first[shard] + self.counts[line.shards[shard]])  # the id behind its last
+            spans.append(Span(end - left, count))
+            start, size = start + count, size - count
+        return spans
+
     def line(self, epoch: int) -> Line:
-        """The permuted shards of an epoch; kept until another epoch's are asked for."""
+        """The permuted shards of an epoch; those of two epochs are kept, as at an edge both are read."""
         line = self._lines.get(epoch)
         if line is None:
             count = len(self.counts)
@@ -168,7 +218,8 @@ class Order:
             first = np.cumsum(self.counts) - self.counts
             rotation = int(key(self.seed, epoch, ROTATION)[0] % np.uint64(self.samples))
             line = Line(np.cumsum(self.counts[shards]), first[shards], shards, rotation)
-            self._lines.clear()
+            for old in list(self._lines)[:-1]:
+                self._lines.pop(old, None)
             self._lines[epoch] = line
         return line
 

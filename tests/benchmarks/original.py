@@ -41,7 +41,7 @@ from dvae.checkpoint import Checkpoints, State, restore
 from dvae.data.batches import Batch
 from dvae.errors import UserError, exit_code_of
 from dvae.evaluate import evaluate_weights
-from dvae.files import locked, write_json
+from dvae.files import locked, remove_unfinished, write_json
 from dvae.find import load
 from dvae.generate import reconstruct, sample
 from dvae.metrics import psnr, ssim
@@ -96,7 +96,7 @@ def train(given: argparse.Namespace, streams: Streams) -> tuple[DogVAE, State]:
     model = DogVAE().to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     checkpoints = Checkpoints(given.out / "checkpoints", keep=2)
-    checkpoints.clean()
+    remove_unfinished(checkpoints.folder)
     path, passed = checkpoints.newest()
     print(*passed, sep="\n", end="\n" if passed else "")
     state = restore(path, model, None, optimizer) if path else State()
@@ -221,7 +221,7 @@ def compare(given: argparse.Namespace) -> None:
     overrides += [f"data.threads={given.threads}", f"train.global_batch_size={given.batch}"]
     config = load_config(RECIPE, overrides)
     streams = open_streams(config, world_size=1)
-    settings = {"train": streams.split.digest, "seed": given.seed, "batch": given.batch}
+    settings = {"train": streams.sources.digest, "seed": given.seed, "batch": given.batch}
     with locked(given.out):
         path = given.out / "settings.json"
         if path.is_file() and json.loads(path.read_text()) != settings:

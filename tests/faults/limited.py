@@ -33,7 +33,9 @@ class Ended:
     resident: int  # bytes, at most
 
 
-def run_limited(module: str, *argv: object, code: str = "", **limits: int) -> Ended:
+def run_limited(
+    module: str, *argv: object, code: str = "", seconds: int = SECONDS, **limits: int
+) -> Ended:
     """Run a module, or `code` with its name in `sys.argv`, under limits such as RLIMIT_AS=2**30."""
     code = (
         textwrap.indent(code, "    ").strip()
@@ -44,7 +46,7 @@ def run_limited(module: str, *argv: object, code: str = "", **limits: int) -> En
         [sys.executable, "-c", text],
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
     kibibytes = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)

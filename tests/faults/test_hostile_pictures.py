@@ -6,9 +6,11 @@ import pytest
 
 from dvae.data.index import find_split
 from dvae.data.reader import Reader
-from shards.sources import list_pictures
+from shards.folder import Folder
+from shards.sources import Plain, list_items
 from tests.conftest import DOGS, RECIPE
-from tests.faults.limited import MEMORY, run_limitedfrom tests.faults.shard_files import read_all
+from tests.faults.limited import MEMORY, run_limited
+from tests.faults.shard_files import read_all
 
 HOSTILE = DOGS / "hostile"
 pytestmark = [
@@ -21,13 +23,13 @@ pytestmark = [
 def test_the_hostile_pictures_pack_and_train_and_every_loss_is_named(tmp_path, train, size):
     out = tmp_path / "shards"
     options = ["--val", "0.2", "--workers", "2", *(["--size", size] if size else [])]
-    ended = run_limited("shards.pack", HOSTILE, out, *options, RLIMIT_AS=4 << 30)
+    ended = run_limited("shards.pack", HOSTILE, out, *options, seconds=60, RLIMIT_AS=4 << 30)
     assert ended.code == 0, ended.err
     assert ended.resident < MEMORY
     every = [path for path in HOSTILE.rglob("*") if path.is_file()]
-    others = len(every) - len(list_pictures(HOSTILE).pictures)
+    others = len(every) - len(list_items(Plain(Folder(HOSTILE))).pictures)
     assert f"(ignored: {others} other files)" in ended.out
-    found = {name.decode() for name, _ in list_pictures(HOSTILE).pictures}
+    found = {item.name.decode() for item in list_items(Plain(Folder(HOSTILE))).pictures}
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert all(": " in line["reason"] or line["reason"].startswith("not") for line in rejected)
     packed = []

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dvae.data.batches import Loader, Pictures, evaluation_plan
+from dvae.data.batches import Loader, Pictures
 from dvae.data.index import find_split
+from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.errors import UserError
 from dvae.evaluate import evaluate_weights
-from dvae.weights import load
+from dvae.find import load
 from shards.index import main as index
 from tests.faults.limited import run_limited
 from tests.faults.shard_files import flip, make_shards, read_all
@@ -48,14 +49,10 @@ def refused(code, capsys):
     return True
 
 
-@pytest.mark.parametrize("key", ["data.train", "data.val"])
+@pytest.mark.parametrize("key", ["train", "val"])
 def test_a_recipe_can_not_name_a_command(recipe, train, capsys, place, key):
-    recipe.write_text(recipe.read_text().replace("[data]", f"[data]\nval = {json.dumps('x')}"))
-    text = recipe.read_text().replace('val = "x"\n', "" if key == "data.train" else 'val = "x"\n')
-    lines = [
-        f"{key[5:]} = {json.dumps(place)}" if line.startswith(f"{key[5:]} =") else line
-        for line in text.splitlines()
-    ]
+    lines = [line for line in recipe.read_text().splitlines() if not line.startswith(f"{key} =")]
+    lines.insert(lines.index("[data]") + 1, f"{key} = {json.dumps(place)}")
     recipe.write_text("\n".join(lines))
     assert refused(train(recipe), capsys)
 
@@ -115,8 +112,8 @@ def test_every_loss_of_a_run_is_named_and_read_and_bad_make_up_the_plan(
     counts = Counter((line["split"], line["epoch"], line["sample"]) for line in lines)
     assert set(counts.values()) == {1}
     assert [entry for entry in counts if entry[0] == "val"] == [("val", 0, n) for n in (0, 3, 5)]
-    state = recipe.parent / "runs" / "tiny" / "checkpoints" / f"step-{epoch * 2:08d}"
-    saved = json.loads(next(state.glob("*state*.json")).read_text())
+    checkpoint = recipe.parent / "runs" / "tiny" / "checkpoints" / f"step-{epoch * 2:08d}"
+    saved = json.loads((checkpoint / "state.json").read_text())
     assert saved["bad_samples"] == len(lines) - 3
 
 
@@ -168,7 +165,7 @@ from pathlib import Path
 from tests.faults.shard_files import read_all
 print(len(read_all(Path(sys.argv[1])).delivered), "delivered")
 """
-    ended = run_limited("read", folder, code=code, RLIMIT_NOFILE=64)
+    ended = run_limited("read", folder, code=code, seconds=60, RLIMIT_NOFILE=64)
     assert "100 delivered" in ended.out, ended.err
 
 
@@ -187,6 +184,6 @@ with contextlib.suppress(OSError):
         os.dup(0)
 sys.exit(exit_code_of(lambda: len(read_all(Path(sys.argv[1]), reader=reader).bad)))
 """
-    ended = run_limited("read", folder, code=code, RLIMIT_NOFILE=64)
+    ended = run_limited("read", folder, code=code, seconds=60, RLIMIT_NOFILE=64)
     assert ended.code == 2
     assert "train-000000.index.npy: Too many open files" in ended.err

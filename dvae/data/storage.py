@@ -1,0 +1,155 @@
+"""Folders of files that are read by range, wherever they lie: `open_store(location)`.
+
+A file's bytes come whole or not at all: `read` gives exactly what was asked for or raises.
+"""
+
+import errno
+import os
+import resource
+import stat
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+from dvae.data.location import HTTP, scheme_of
+from dvae.errors import DataError
+
+OPEN_FILES = 128  # of a local folder, kept open at a time, at most
+
+
+class StoreError(DataError):
+    """A file that can't be read, with its place (secrets masked) and the reason."""
+
+
+class Store(Protocol):
+    """A folder of files; safe to use from several threads. All its methods raise `StoreError`."""
+
+    shown: str  # the location without secrets, for messages
+    is_remote: bool
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """`size` bytes of a file from `offset` on."""
+
+    def reread(self, name: str, offset: int, size: int) -> bytes:
+        """The same past every cache, because what came before was wrong."""
+
+    def read_whole(self, name: str, limit: int) -> bytes:
+        """A small file; one of more than `limit` bytes is refused."""
+
+    def size(self, name: str) -> int:
+        """Of a file, in bytes."""
+
+
+Location = str | Path | Store
+
+
+def open_store(location: Location) -> Store:
+    """The store of a folder, local or remote; a store is given back as it is.
+
+    Raises:
+        UserError: a location of a kind that isn't read from; names those that are.
+    """
+    if isinstance(location, Path):
+        return LocalStore(location)
+    if not isinstance(location, str):
+        return location
+    scheme = scheme_of(location)
+    if not scheme:
+        return LocalStore(Path(location))
+    if scheme in HTTP:  # urllib3 and fsspec are imported by those who need them
+        from dvae.data.http import HttpStore
+
+        return HttpStore(location)
+    from dvae.data.objects import ObjectStore
+
+    return ObjectStore(location)
+
+
+class _OpenFile:
+    """A descriptor that is closed when the last thread that uses it lets go of it."""
+
+    def __init__(self, path: Path) -> None:
+        # Not blocking: a FIFO that took a shard's place must not hold a thread for ever.
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+def _open_files(wanted: int) -> int:
+    """How many files a folder keeps open: at most a small part of what the process may."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, allowed // 8))
+
+
+def _failed(error: OSError, message: str) -> Exception:
+    """What a failed read raises: too few descriptors are no fault of the file's."""
+    return error if error.errno in (errno.EMFILE, errno.ENFILE) else StoreError(message)
+
+
+class LocalStore:
+    """A folder on a disk."""
+
+    is_remote = False
+
+    def __init__(self, folder: Path, most: int = OPEN_FILES) -> None:
+        self.folder = folder
+        self.shown = str(folder)
+        self._files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._most = _open_files(most)
+        self._lock = Lock()
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """By one pread."""
+        try:
+            data = os.pread(self._open(name).descriptor, size, offset)
+        except OSError as error:
+            raise _failed(error, f"reading it failed: {error.strerror}") from None
+        if len(data) != size:
+            raise StoreError(f"{len(data)} of its {size} bytes are there: the shard was cut short")
+        return data
+
+    reread = read
+
+    def read_whole(self, name: str, limit: int) -> bytes:
+        """See `Store`."""
+        path = self.folder / name
+        try:
+            with path.open("rb") as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise _failed(error, f"{path} cannot be read ({error.strerror})") from None
+        if len(data) > limit:
+            raise StoreError(f"{path} has more than {limit} bytes")
+        return data
+
+    def size(self, name: str) -> int:
+        """Of a plain file: a FIFO would wait for ever."""
+        path = self.folder / name
+        try:
+            state = path.stat()
+        except (OSError, ValueError):
+            raise StoreError(f"{path} is missing") from None
+        if not stat.S_ISREG(state.st_mode):
+            raise StoreError(f"{path} is missing")
+        return state.st_size
+
+    def forget(self, name: str) -> None:
+        """Close a file, so that the next read opens what has its name then."""
+        with self._lock:
+            self._files.pop(name, None)
+
+    def _open(self, name: str) -> _OpenFile:
+        with self._lock:
+            opened = self._files.get(name)
+        opened = opened or _OpenFile(self.folder / name)
+        with self._lock:
+            self._files[name] = opened
+            self._files.move_to_end(name)
+            if len(self._files) > self._most:
+                self._files.popitem(last=False)
+        return opened

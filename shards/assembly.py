@@ -1,0 +1,109 @@
+"""Puts what became of the pictures where it belongs: into shards, rejected.jsonl and the journal."""
+
+import json
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import BinaryIO, NamedTuple
+
+from tqdm import tqdm
+
+from shards.journal import Done, Entry, Journal
+from shards.sources import Item, shown
+from shards.writer import Sample, ShardWriter
+
+
+class Packed(NamedTuple):
+    """What became of one picture: a sample of a split, or why it's none.
+
+    Without a sample and a reason, it stands in a shard that an earlier run wrote.
+    """
+
+    position: int
+    item: Item
+    split: str = ""
+    sample: Sample | None = None
+    reason: str = ""
+
+
+def line_of(item: Item, reason: str) -> dict[str, str]:
+    """A picture's line in rejected.jsonl."""
+    return {"source": shown(item.name), "reason": reason}
+
+
+class Assembly:
+    """Takes the pictures in order.
+
+    Args:
+        writers: by split.
+        rejected: the file that receives the lines of what is left out.
+        journal: receives each finished shard.
+        done: what an earlier run finished of these pictures.
+    """
+
+    def __init__(
+        self, writers: Mapping[str, ShardWriter], rejected: BinaryIO, journal: Journal, done: Done
+    ) -> None:
+        self.labels = {label for entry in done.entries for label in entry.labels}
+        self.reasons: Counter[str] = Counter()
+        self._writers = writers
+        self._rejected = rejected
+        self._journal = journal
+        self._known = done.reasons
+        self._new_places = array("Q")  # compact: there may be millions before a shard is full
+        self._new_reasons: list[str] = []
+        self._new_labels: set[str] = set()
+
+    def take_all(
+        self, results: Iterable[Packed], pictures: Sequence[Item], start: int, bar: tqdm
+    ) -> None:
+        """Take the results of the pictures from `start` on, and finish the shards.
+
+        Args:
+            results: in the order of the pictures.
+            pictures: all of them.
+            start: position of the first result; those before are in finished shards or left out.
+            bar: a progress bar.
+        """
+        before = sorted(place for place in self._known if place < start)
+        self.write_lines(line_of(pictures[place], self._known[place]) for place in before)
+        for result in results:
+            self._take(result)
+            bar.set_postfix(rejected=self.reasons.total(), refresh=False)
+            bar.update()
+        for split, writer in self._writers.items():
+            count = len(writer.shards)
+            writer.close()
+            self._note(split, count, len(pictures))
+
+    def _take(self, result: Packed) -> None:
+        if result.sample:
+            writer = self._writers[result.split]
+            count = len(writer.shards)
+            writer.write(result.sample)
+            self._note(result.split, count, result.position)
+            label = result.sample.about["label"]
+            if label is not None and label not in self.labels:
+                self.labels.add(label)
+                self._new_labels.add(label)
+        elif result.reason:
+            if result.position not in self._known:
+                self._new_places.append(result.position)
+                self._new_reasons.append(sys.intern(result.reason))
+            self.write_lines([line_of(result.item, result.reason)])
+
+    def _note(self, split: str, count: int, end: int) -> None:
+        """Journal the shard that was finished, if the writer has more than `count` now."""
+        shards = self._writers[split].shards
+        if len(shards) > count:
+            labels = sorted(self._new_labels)
+            left_out = (self._new_places, self._new_reasons)
+            self._journal.add(Entry(split, shards[-1], end, *left_out, labels))
+            self._new_places, self._new_reasons, self._new_labels = array("Q"), [], set()
+
+    def write_lines(self, lines: Iterable[dict[str, str]]) -> None:
+        """Count pictures that are left out, and name them in rejected.jsonl."""
+        for line in lines:
+            self.reasons[line["reason"].split(":")[0]] += 1
+            self._rejected.write(json.dumps(line, sort_keys=True).encode() + b"\n")

@@ -1,0 +1,121 @@
+"""A finished set that pictures are appended to: which ones it has, and what it left out.
+
+A picture is one of the set if the set has the same name with the same bytes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dvae.data.index import Shard, Split, read_index, read_splits
+from dvae.errors import UserError
+from dvae.files import MANIFEST, sha256
+from shards.output import REJECTED
+from shards.parallel import in_order
+from shards.pictures import PictureError
+from shards.sources import Item, Source, shown
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a finished set holds; an empty one is what a fresh run starts from."""
+
+    splits: dict[str, Split]
+    classes: tuple[str, ...] = ()
+    sha256: str = ""  # of its manifest
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All its shards."""
+        return [shard for split in self.splits.values() for shard in split.shards]
+
+    def shards_of(self, split: str) -> tuple[Shard, ...]:
+        """Those of one split."""
+        return self.splits[split].shards if split in self.splits else ()
+
+
+def read_finished(folder: Path, about: dict[str, Any]) -> Finished:
+    """The finished set in a folder; `about` is its manifest's."""
+    classes = tuple(str(name) for name in about.get("classes", ()))
+    return Finished(read_splits(folder), classes, sha256(folder / MANIFEST))
+
+
+def samples_in(finished: Finished) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The JSON and the picture's bytes of each sample.
+
+    Raises:
+        UserError: a sample without the packer's JSON.
+    """
+    for split in finished.splits.values():
+        for shard in split.shards:
+            with (split.folder / shard.name).open("rb") as file:
+                for row in read_index(split.folder, shard):
+                    yield _about(file.fileno(), row, shard), _member(file.fileno(), row, "")
+
+
+def _about(descriptor: int, row: np.void, shard: Shard) -> dict[str, Any]:
+    try:
+        about = json.loads(_member(descriptor, row, "json_"))
+        if isinstance(about["source"], str) and isinstance(about["sha256"], str):
+            return dict(about)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise UserError(f"{shard.name} holds a sample without the packer's JSON: run shards.verify")
+
+
+def _member(descriptor: int, row: np.void, kind: str) -> bytes:
+    return os.pread(descriptor, int(row[f"{kind}size"]), int(row[f"{kind}offset"]))
+
+
+def content_of(about: dict[str, Any]) -> str:
+    """The SHA-256 of the source's bytes of a sample."""
+    return str(about.get("source_sha256", about["sha256"]))
+
+
+def new_pictures(
+    finished: Finished, source: Source, pictures: list[Item], workers: int, bar: tqdm
+) -> list[Item]:
+    """The pictures that a finished set doesn't have."""
+    known = {_key(about["source"], content_of(about)) for about, _ in samples_in(finished)}
+    bar.reset(len(pictures))
+    new = []
+    results = in_order(partial(_is_known, known, source), pictures, workers)
+    for item, is_known in zip(pictures, results, strict=True):
+        bar.update()
+        if not is_known:
+            new.append(item)
+    return new
+
+
+def _is_known(known: set[bytes], source: Source, item: Item) -> bool:
+    try:
+        content = hashlib.sha256(source.read(item)).hexdigest()
+    except PictureError:
+        return False  # packing it will say so
+    return _key(shown(item.name), content) in known
+
+
+def _key(name: str, content: str) -> bytes:
+    """16 bytes for a name and its content, because there may be millions."""
+    return hashlib.sha256(f"{content} {name}".encode()).digest()[:16]
+
+
+def lines_kept(folder: Path, new: list[Item]) -> list[dict[str, str]]:
+    """The lines of a set's rejected.jsonl but those of pictures that are tried again."""
+    names = {shown(item.name) for item in new}
+    try:
+        lines = [json.loads(line) for line in (folder / REJECTED).read_bytes().splitlines()]
+        return [line for line in lines if line["source"] not in names]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(
+            f"{str(folder / REJECTED)!r} is missing or damaged: restore it, or pack again with "
+            f"--overwrite"
+        ) from None

@@ -1,0 +1,117 @@
+"""python -m shards.pack --append: new pictures become further shards, and old ones stay as they are."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dvae.data.index import read_splits
+from shards.pack import main
+from shards.verify import main as verify
+from tests.test_pack import make_source, manifest, picture, samples, tree
+
+FLAGS = ("--size", "20", "--val", "0.3", "--shard-bytes", "6K")
+
+
+@pytest.fixture
+def source(tmp_path):
+    return make_source(tmp_path / "photos")
+
+
+def append(source, out, *flags):
+    assert main([str(source), str(out), *FLAGS, "--append", *flags]) == 0
+
+
+def add(source, count=12):
+    for number in range(100, 100 + count):
+        path = source / "new" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture(number).save(path)
+
+
+def test_new_pictures_become_further_shards_and_old_files_stay(source, tmp_path):
+    out = tmp_path / "out"
+    (source / "bad.jpg").write_bytes(b"text")
+    append(source, out)  # nothing to append to yet: as without the flag
+    old = tree(out)
+    before = {name: list(split.shards) for name, split in read_splits(out).items()}
+    add(source)
+    (source / "worse.jpg").write_bytes(b"text")
+    append(source, out)
+    new = tree(out)
+    assert (
+        old.items()
+        - {("manifest.json", old["manifest.json"])}
+        - {("rejected.jsonl", old["rejected.jsonl"])}
+        <= new.items()
+    )
+    for name, split in read_splits(out).items():
+        assert list(split.shards[: len(before[name])]) == before[name]
+    names = [about["source"] for _, _, about in samples(out)]
+    files = {str(path.relative_to(source)) for path in source.rglob("*.*g")}
+    assert sorted(names) == sorted(files - {"bad.jpg", "worse.jpg"})
+    about = manifest(out)["about"]
+    assert about["counts"] == {"found": 38, "packed": 36, "rejected": 2, "duplicates": 0}
+    assert about["classes"] == ["chow", "new", "pug"]
+    assert verify([str(out)]) == 0
+
+
+def test_appending_nothing_and_packing_again_change_nothing(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    append(source, out)
+    add(source)
+    append(source, out)
+    before = tree(out)
+    append(source, out)
+    assert main([str(source), str(out), *FLAGS]) == 0
+    assert capsys.readouterr().out.count("already packed") == 2
+    assert tree(out) == before
+
+
+def test_a_folder_of_new_pictures_only_may_be_appended_under_names_that_exist(source, tmp_path):
+    out = tmp_path / "out"
+    append(source, out)
+    more = tmp_path / "more"
+    (more / "chow").mkdir(parents=True)
+    picture(500).save(more / "chow" / "0.jpg")
+    append(more, out)
+    sources = [about["source"] for _, _, about in samples(out)]
+    assert len(sources) == 25
+    assert sources.count("chow/0.jpg") == 2
+
+
+def test_other_options_are_not_appended(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    append(source, out)
+    add(source)
+    assert main([str(source), str(out), *FLAGS]) == 2
+    assert "give another folder, --append, or --overwrite" in capsys.readouterr().err
+    assert main([str(source), str(out), *FLAGS[:-1], "8K", "--append"]) == 2
+    assert "made otherwise" in capsys.readouterr().err
+    assert main([str(source), str(out), "--append", "--overwrite"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["opened:2", "member:7", "flushed:3", "renamed:6", "renamed:11"])
+def test_appending_that_is_killed_goes_on_and_the_old_set_stands_meanwhile(point, source, tmp_path):
+    out = tmp_path / "out"
+    append(source, out)
+    old = tree(out)
+    add(source)
+    (source / "bad.jpg").write_bytes(b"text")
+    shutil.copytree(out, tmp_path / "undisturbed")
+    append(source, tmp_path / "undisturbed")
+    command = [sys.executable, "-m", "shards.pack", str(source), str(out), *FLAGS, "--append"]
+    environment = os.environ | {"DVAE_FAILPOINT": point}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert (out / "manifest.json").read_bytes() == old["manifest.json"]
+    for name, split in json.loads(old["manifest.json"])["splits"].items():
+        assert split
+        assert all((out / s["name"]).read_bytes() == old[s["name"]] for s in split), name
+    append(source, out)
+    assert tree(out) == tree(tmp_path / "undisturbed")
