@@ -37,15 +37,18 @@ class Handler(BaseHTTPRequestHandler):
         path = server.folder / self.path.partition("?")[0].rsplit("/", 1)[-1]
         server.seen.append((self.path, self.headers.get("Authorization")))
         if not path.is_file():
-            return self.answer(404, b"no")
+            self.answer(404, b"no")
+            return
         data = path.read_bytes()
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         fault = server.fault_of(path.name, self.headers.get("Range"))
         if not wanted or fault == "Range ignored":
-            return self.answer(200, data)
+            self.answer(200, data)
+            return
         start, end = int(wanted[1]), min(int(wanted[2]) + 1, len(data))
         if start >= len(data):
-            return self.answer(416, b"")
+            self.answer(416, b"")
+            return
         part, about = data[start:end], {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"}
         with contextlib.suppress(ConnectionError):
             self.fail(fault, part, about) if fault else self.answer(206, part, about)

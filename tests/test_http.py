@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from dvae.errors import DataError, UserError
 from tests.fault_server import FAULTS, STAYING, serving
 from tests.faults.shard_files import SIZE, make_shards
 
-HASTY = Patience(total=8, connect=4, silence=0.2, first_pause=0.002, longest_pause=0.02)
+HASTY = Patience(total=8, connect=4, silence=0.1, first_pause=0.002, longest_pause=0.01)
 SLOW = "1 KB/s"
 SECRETS = ("hushhush", "s1gnature")
 BATCH, WINDOW = 4, 4
@@ -29,6 +30,12 @@ BATCH, WINDOW = 4, 4
 def folder(tmp_path_factory):
     """32 samples in 8 shards."""
     return make_shards(tmp_path_factory.mktemp("served") / "data", shards=8)
+
+
+@pytest.fixture(autouse=True)
+def _short_sight(monkeypatch):
+    """An epoch has 8 steps; 64 of them would be fetched ahead."""
+    monkeypatch.setattr("dvae.data.ahead.TRAINING_STEPS", 4)
 
 
 def store_of(server, patience=HASTY, credentials=True):
@@ -66,7 +73,7 @@ def truth(folder):
 
 def survives(folder, truth, fault, seed):
     with serving(folder, fault, seed) as server:
-        patience = dataclasses.replace(HASTY, total=0.4) if fault == SLOW else HASTY
+        patience = dataclasses.replace(HASTY, total=0.3) if fault == SLOW else HASTY
         reader = Reader(find_split(store_of(server, patience), "train"))
         server.is_armed = True
         started = time.monotonic()
@@ -134,9 +141,9 @@ def test_a_folder_that_is_not_there_or_no_server_is_an_error_with_the_reason(fol
 
 def test_a_server_that_ignores_ranges_is_not_asked_to_skip_far(folder, monkeypatch):
     monkeypatch.setattr("dvae.data.http.MAX_SKIP", 1000)
-    with serving(folder, "Range ignored") as server:
-        with pytest.raises(StoreError, match="ignores Range, and byte 1001 is too far"):
-            store_of(server).read("train-000000.tar", 1001, 10)
+    refused = pytest.raises(StoreError, match="ignores Range, and byte 1001 is too far")
+    with serving(folder, "Range ignored") as server, refused:
+        store_of(server).read("train-000000.tar", 1001, 10)
 
 
 def test_retry_after_is_honoured_up_to_a_limit():
@@ -173,8 +180,8 @@ def test_every_byte_is_fetched_about_once_over_all_processes(folder, world_size,
         server.bytes.clear()
         seen = []
         for rank, reader in enumerate(readers):
-            # As much as looks beyond the epoch would fetch windows of the next one.
-            plan = (p for p, _ in zip(training_plan(order, 0, rank, world_size), range(8)))
+            # Not `training_ahead`: it looks beyond the epoch, at windows of the next one.
+            plan = islice(training_plan(order, 0, rank, world_size), order.steps_per_epoch)
             slots = np.arange(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
             for step in range(order.steps_per_epoch):
                 reader.windows.ask(order.entered(step, slots, also_open=step == 0))
