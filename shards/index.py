@@ -1,15 +1,16 @@
 """Index shards that something else wrote: webdataset's ShardWriter, img2dataset, plain `tar cf`.
 
     python -m shards.index DIR
-
     python -m shards.index DIR --images jpg,bmp
+    python -m shards.index https://HOST/DIR OUT --names NAMES     (or s3://BUCKET/DIR OUT)
 
 Writes `NAME.index.npy` beside each `NAME.tar` and, last, `manifest.json`; the tars stay as they are.
+Of remote tars OUT gets the indexes and a manifest that says where the tars lie; OUT is then trained on.
 The split is the name without its trailing number: `val-000003.tar` is of `val`, `00003.tar` of
 `train`. Members of one sample stand together and share the name up to the base name's first dot; what
 follows it says what a member is: jpg, jpeg, png, webp or what `--images` names (the sample's picture,
-the first of them), and what is said about it: json, or cls or txt with its class. Of samples with one key in a tar the first counts; tars may share keys, their samples never mix.
-What can't be used is named in skipped.jsonl.
+the first of them), and what is said about it: json, or cls or txt with its class. Of samples with one
+key in a tar the first counts; tars may share keys, their samples never mix. What can't be used is named in skipped.jsonl.
 """
 
 import argparse
@@ -18,10 +19,10 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
@@ -33,6 +34,9 @@ from dvae.data.index import (
     write_index,
     write_shard_manifest,
 )
+from dvae.data.location import has_secret
+from dvae.data.location import shown as url_shown
+from dvae.data.storage import LocalStore, open_store
 from dvae.errors import UserError, exit_code_of
 from dvae.files import MANIFEST, locked, sha256, whole_file
 from shards.foreign import NOTES, PICTURES, Skipped, samples_of
@@ -40,6 +44,7 @@ from shards.options import Parser
 from shards.output import is_unfinished
 from shards.parallel import in_order
 from shards.pictures import quiet
+from shards.remote import downloaded, remote_names
 from shards.sources import shown
 
 SKIPPED = "skipped.jsonl"
@@ -57,7 +62,10 @@ class Indexed(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Index a folder; returns the exit code."""
     parser = Parser(prog="python -m shards.index", description="Index WebDataset shards.")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder that holds the tars")
+    add = parser.add_argument
+    add("source", metavar="DIR", help="the folder that holds the tars, or the URL of a remote one")
+    add("out", type=Path, nargs="?", metavar="OUT", help="of a remote one: where the index goes")
+    add("--names", type=Path, metavar="FILE", help="of a remote one: its tars' names, one a line")
     parser.add_argument(
         "--images",
         type=_extensions,
@@ -68,7 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         given = parser.parse_args(arguments)
-        index(given.folder, given.images)
+        source = open_store(given.source)
+        if isinstance(source, LocalStore):
+            if given.out or given.names:
+                raise UserError("OUT and --names are for remote tars: DIR is a local folder")
+            index(source.folder, given.images)
+        else:
+            index_remote(given.source, given.out, given.names, given.images)
 
     return exit_code_of(run)
 
@@ -91,13 +105,54 @@ def index(folder: Path, images: Sequence[str] = PICTURES) -> None:
         UserError: no tar, a damaged tar, no sample, or a folder that can't be written to.
     """
     tars = _tars(folder)
+    _index_all(folder, tars, partial(_index_tar, images=images, out=folder))
+
+
+def index_remote(url: str, out: Path | None, names: Path | None, images: Sequence[str]) -> None:
+    """Index remote tars, each read once; `out` gets the indexes and a manifest; tells on stdout.
+
+    Args:
+        url: of their folder.
+        out: a local folder; created.
+        names: a file with their names, one a line; None where the store can list them.
+        images: as of `index`.
+
+    Raises:
+        UserError: no names, a damaged or compressed tar, no sample, or an `out` that can't be used.
+        StoreError: a tar that can't be read.
+    """
+    if out is None:
+        raise UserError(f"{url_shown(url)} is remote: give a local folder OUT for its index")
+    if has_secret(url):
+        raise UserError(
+            f"{url_shown(url)} holds credentials, which OUT would have to keep: put them into "
+            "~/.netrc, and give the URL without them"
+        )
+    if any(out.glob("*.tar")):
+        raise UserError(f"{str(out)!r} holds tars of its own: give another folder OUT")
+    store = open_store(url)
+    tars = sorted(remote_names(store, names), key=_place)
+
+    def fetch_and_index(name: str) -> Indexed:
+        with downloaded(store, name, out) as path:
+            return _index_tar(path, images, out)
+
+    _index_all(out, tars, fetch_and_index, store.shown)
+
+
+_Tar = TypeVar("_Tar")
+
+
+def _index_all(
+    folder: Path, tars: Sequence[_Tar], index_one: Callable[[_Tar], Indexed], base: str = ""
+) -> None:
     try:
         with locked(folder), quiet() as stderr:
             workers = min(os.cpu_count() or 1, 8)
-            results = in_order(partial(_index_tar, images=images), tars, workers)
+            results = in_order(index_one, tars, workers)
             progress = tqdm(results, "indexing", len(tars), file=stderr, unit="shard", disable=None)
             made = list(progress)
-            _write(folder, made)
+            _write(folder, made, base)
     except OSError as error:
         raise UserError(
             f"{error.filename or folder} cannot be read or written ({error.strerror}): "
@@ -136,14 +191,14 @@ def split_of(name: str) -> str:
     return _NUMBER.sub("", name.removesuffix(".tar")) or "train"
 
 
-def _index_tar(path: Path, images: Sequence[str]) -> Indexed:
+def _index_tar(path: Path, images: Sequence[str], out: Path) -> Indexed:
     samples, skipped = samples_of(path, images)
-    index_sha256 = write_index(path.parent / index_name(path.name), samples)
+    index_sha256 = write_index(out / index_name(path.name), samples)
     shard = Shard(path.name, path.stat().st_size, sha256(path), len(samples), index_sha256)
     return Indexed(shard, split_of(path.name), skipped)
 
 
-def _write(folder: Path, made: list[Indexed]) -> None:
+def _write(folder: Path, made: list[Indexed], base: str) -> None:
     splits: dict[str, list[Shard]] = {}
     for indexed in made:
         if indexed.shard.samples:
@@ -159,7 +214,7 @@ def _write(folder: Path, made: list[Indexed]) -> None:
     with whole_file(folder / SKIPPED) as file:
         for skipped in lost:
             file.write(json.dumps(skipped._asdict(), sort_keys=True).encode() + b"\n")
-    write_shard_manifest(folder, splits, _about(folder, splits))
+    write_shard_manifest(folder, splits, _about(folder, splits), base)
     for name, shards in splits.items():
         count = sum(shard.samples for shard in shards)
         sys.stdout.write(f"split {name}: {count} samples in {len(shards)} shards\n")

@@ -53,6 +53,11 @@ def padded(size: int) -> int:
     return size + -size % BLOCK
 
 
+def unpacker(start: bytes) -> str | None:
+    """The command that uncompresses a file which begins so; None if it isn't compressed."""
+    return _COMPRESSED.get(start[:2])
+
+
 def members(file: BinaryIO, name: str) -> Iterator[Member]:
     """The members of an open, seekable tar; only headers are read.
 
@@ -119,7 +124,7 @@ def _parse(
 ) -> tuple[Member, bytes]:
     """A member and its type flag from a header block and what extended headers said before it."""
     if not is_whole(block):
-        command = _COMPRESSED.get(block[:2]) if position == 0 else None
+        command = unpacker(block) if position == 0 else None
         remedy = f"{command} it first" if command else "copy it again"
         raise UserError(f"{name} has no valid tar header at byte {position}: {remedy}")
     kind = block[156:157]
