@@ -51,12 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_sheet(between, "interpolation.png")
 
     encode = _add(commands, "encode", _encode, "write the latents of a split")
-    encode.add_argument("shards", type=Path)
+    encode.add_argument("shards", help="a folder of shards, local or remote")
     encode.add_argument("out", type=Path, help="a folder")
     encode.add_argument("--split", default="train")
 
     evaluate = _add(commands, "evaluate", _evaluate, "measure on held-out shards")
-    evaluate.add_argument("shards", type=Path)
+    evaluate.add_argument("shards", help="a folder of shards, local or remote")
     evaluate.add_argument("--split", default="val")
     evaluate.add_argument("--images", type=_positive, default=0, help="how many; 0: all")
     evaluate.add_argument("--out", type=Path, help="a JSON file for the same figures")

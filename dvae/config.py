@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic.config import JsonDict
 
 from dvae.data.formats import MAX_PIXELS
+from dvae.data.location import shown
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+# A folder of shards, local or remote (dvae.data.location); written down without its secrets.
+Location = Annotated[str, PlainSerializer(shown)]
 Channels = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
 Latents = Annotated[int, Field(ge=1, le=65536)]
 FREE: JsonDict = {
@@ -69,17 +72,17 @@ ModelConfig = Annotated[
 class SourceConfig(Part):
     """One of several folders of shards that are drawn together."""
 
-    path: str  # a folder of shards; its split "train", or its only one
+    path: Location  # a folder of shards; its split "train", or its only one
     weight: float = Field(1.0, gt=0)  # its share is weight / the sum of all weights
 
 
 class DataConfig(Part):
     """Where the shards are, and how a picture becomes a sample."""
 
-    train: str = ""  # a folder of shards; its split "train", or its only one
+    train: Location = ""  # a folder of shards; its split "train", or its only one
     sources: tuple[SourceConfig, ...] = ()  # instead of train: several, in exact shares
-    val: str = ""  # a folder of shards; its split "val", or its only one; empty: that of train
-    window: Count = 0  # samples permuted together; 0 permutes the whole data set
+    val: Location = ""  # a folder of shards; its split "val", or its only one; empty: that of train
+    window: Count = 0  # samples permuted together; 0: the whole data set, on a local disk
     crop_min: float = Field(1.0, gt=0, le=1)  # least side of the random crop, of the shorter side
     flip: bool = True  # mirror half of the pictures
     max_bad: float = Field(0.01, ge=0, le=1)  # share of bad samples past which the run stops
@@ -87,12 +90,14 @@ class DataConfig(Part):
     verify: bool = Field(True, json_schema_extra=FREE)  # check every picture's CRC-32
     threads: Count = Field(0, json_schema_extra=FREE)  # that decode; 0: one a core
     ahead: Positive = Field(4, json_schema_extra=FREE)  # batches decoded before they are wanted
+    cache_dir: str = Field("", json_schema_extra=FREE)  # keeps what remote shards gave; empty: none
+    cache_bytes: Positive = Field(64 << 30, json_schema_extra=FREE)  # of it, for all processes
 
     @model_validator(mode="after")
     def _check_sources(self) -> "DataConfig":
         if self.train and self.sources:
             raise ValueError(
-                f"train={self.train!r} and {len(self.sources)} sources are set: keep one of them "
+                f"train={shown(self.train)!r} and {len(self.sources)} sources are set: keep one of them "
                 '(data.train="" or data.sources=[] on the command line)'
             )
         if not self.train and not self.sources:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dvae.data.ahead import evaluation_ahead
 from dvae.data.batches import Batch, Loader, Pictures
 from dvae.data.index import find_split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
+from dvae.data.storage import Location
 from dvae.errors import DataError, UserError
 from dvae.files import write_json
 from dvae.metrics import Evaluation, evaluate
@@ -32,18 +34,20 @@ ROWS = (
 )
 
 
-def evaluate_weights(weights: Weights, shards: Path, split: str, limit: int = 0) -> Evaluation:
+def evaluate_weights(weights: Weights, shards: Location, split: str, limit: int = 0) -> Evaluation:
     """Measure a network on a split of a folder of shards; `limit` pictures, 0 for all."""
     reader = Reader(find_split(shards, split))
     pictures = Pictures(reader, weights.model.image_size)
     count = min(len(reader), limit or len(reader))
-    plan = evaluation_plan(count, BATCH, 0, 1)
+    plan = evaluation_ahead(reader, evaluation_plan(count, BATCH, 0, 1))
     with Loader(plan, pictures) as batches:
         bar = tqdm(batches, total=-(-count // BATCH), unit="batch", disable=None)
         about = weights.about
         result = evaluate(weights.model, telling_bad(bar), about.loss, about.scale, seed=0)
     if not result.images:
-        raise DataError(f"none of the {count} pictures of {shards} can be read: pack them again")
+        raise DataError(
+            f"none of the {count} pictures of {reader.splits[0].store.shown} can be read: pack them again"
+        )
     return result
 
 
@@ -65,7 +69,7 @@ def table(result: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def report(weights: Weights, shards: Path, split: str, limit: int, out: Path | None) -> None:
+def report(weights: Weights, shards: Location, split: str, limit: int, out: Path | None) -> None:
     """Measure, print the table, and write the same as JSON where `out` is given."""
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise UserError(f"--out={out} can't be written: give a file's name in a folder that exists")

@@ -9,12 +9,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from dvae.data.ahead import evaluation_ahead
 from dvae.data.batches import Loader, Pictures, first_batch
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS, SUFFIXES
 from dvae.data.index import find_split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import BadSample, Picture, Reader
+from dvae.data.storage import Location
 from dvae.errors import UserError
 from dvae.evaluate import telling_bad
 from dvae.files import whole_folder
@@ -85,7 +87,7 @@ def sheet_of_reconstructions(weights: Weights, images: Tensor, columns: int) -> 
 
 
 @torch.no_grad()
-def encode_shards(weights: Weights, shards: Path, split: str, out: Path) -> int:
+def encode_shards(weights: Weights, shards: Location, split: str, out: Path) -> int:
     """Write the posterior of every picture of a split; returns how many there are.
 
     OUT/latents.safetensors: ids (N,), mean (N, D) and, of a VAE, logvar (N, D); OUT/samples.jsonl: the
@@ -95,7 +97,7 @@ def encode_shards(weights: Weights, shards: Path, split: str, out: Path) -> int:
         raise UserError(f"{out} exists: give the name of a new folder")
     reader = Reader(find_split(shards, split))
     pictures = Pictures(reader, weights.model.image_size)
-    plan = evaluation_plan(len(reader), BATCH, 0, 1)
+    plan = evaluation_ahead(reader, evaluation_plan(len(reader), BATCH, 0, 1))
     ids, means, logvars = [], [], []
     with Loader(plan, pictures) as batches:
         bar = tqdm(batches, total=-(-len(reader) // BATCH), unit="batch", disable=None)

@@ -61,7 +61,7 @@ def data_rows(sources: Sources) -> list[tuple[str, str]]:
         text = f"{int(split.counts.sum()):,} pictures, {len(split.shards):,} shards, {amount(size)}"
         if shares:
             text += f", {shares[number]:,} of every {sum(shares):,} drawn"
-        rows.append((str(split.folder), text))
+        rows.append((split.store.shown, text))
     return rows
 
 

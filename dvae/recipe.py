@@ -14,6 +14,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from dvae.config import FREE, Config, Part
+from dvae.data.location import shown
 from dvae.errors import UserError
 
 
@@ -52,6 +53,7 @@ def to_toml(config: Config) -> str:
 def differences(old: Config, new: Config) -> list[str]:
     """The keys that change the result and differ: `train.seed: 0 in the run, 1 asked for`."""
     lines = []
+    old, new = (Config.model_validate(c.model_dump()) for c in (old, new))  # without secrets
     for key, before, after in _compare(old, new, ""):
         longer = key == "train.steps" and new.optim.schedule == "constant"
         if not longer:
@@ -93,7 +95,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 def _override(tree: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
-        raise UserError(f"{override!r} is not an override: write key=value, as in train.steps=100")
+        raise UserError(
+            f"{shown(override)!r} is not an override: write key=value, as in train.steps=100"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
@@ -102,7 +106,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     for name in parents:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise UserError(f"{override!r}: {name!r} is a value, not a part of the recipe")
+            raise UserError(f"{shown(override)!r}: {name!r} is a value, not a part of the recipe")
     tree[last] = value
 
 
@@ -135,14 +139,14 @@ def _rule(key: str, kind: str, message: str) -> str:
 
 
 def _line(key: str, given: Any, rules: list[str]) -> str:
-    shown = "" if isinstance(given, dict) else f"={_short(given)}"
-    return f"{key}{shown}: {' or '.join(rules)}"
+    value = "" if isinstance(given, dict) else f"={_short(given)}"
+    return f"{key}{value}: {' or '.join(rules)}"
 
 
 def _short(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    text = json.dumps(value, default=str)
+    text = shown(json.dumps(value, default=str))
     return text if len(text) <= 60 else text[:57] + "…"
 
 

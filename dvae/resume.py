@@ -13,7 +13,8 @@ from torch import nn
 from tqdm import tqdm
 
 from dvae.checkpoint import Checkpoints, State, restore
-from dvae.data.index import Shard, data_differences
+from dvae.data.changes import data_differences
+from dvae.data.index import Shard
 from dvae.ema import Ema
 from dvae.errors import CheckpointError, DataError
 from dvae.files import write_json

@@ -2,10 +2,10 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path, PurePath
 
 from dvae.config import Config
 from dvae.data.index import Split, find_split, read_splits
+from dvae.data.location import last_part, shown
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order
 from dvae.errors import UserError
@@ -40,7 +40,7 @@ def find_sources(config: Config, world_size: int) -> Sources:
         UserError: shards that aren't there, or a batch that can't be shared out.
     """
     data, train = config.data, config.train
-    splits = tuple(find_split(Path(path), "train") for path in data.paths)
+    splits = tuple(find_split(path, "train") for path in data.paths)
     check_batch(config, sum(int(split.counts.sum()) for split in splits), world_size)
     batch = train.global_batch_size
     if data.train:
@@ -63,7 +63,7 @@ def find_held_out(config: Config) -> tuple[Split, ...]:
         UserError: a folder has none.
     """
     if config.data.val:
-        return (find_split(Path(config.data.val), "val"),)
+        return (find_split(config.data.val, "val"),)
     return tuple(_val_beside(path) for path in config.data.paths)
 
 
@@ -83,24 +83,24 @@ def check_batch(config: Config, samples: int, world_size: int) -> None:
         )
     if samples < batch:
         raise UserError(
-            f"{', '.join(config.data.paths)} holds {samples} pictures, fewer than "
+            f"{shown(', '.join(config.data.paths))} holds {samples} pictures, fewer than "
             f"train.global_batch_size={batch}: pack more, or lower the batch"
         )
 
 
 def source_names(paths: tuple[str, ...]) -> tuple[str, ...]:
     """A short name for each folder: its last part, numbered where two are alike."""
-    last = [PurePath(path).name for path in paths]
+    last = [last_part(path) for path in paths]
     return tuple(
         name if last.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(last)
     )
 
 
 def _val_beside(path: str) -> Split:
-    splits = read_splits(Path(path))
+    splits = read_splits(path)
     if "val" not in splits or not splits["val"].counts.sum():
         raise UserError(
-            f"{path} has no split 'val' to measure on: pack it with --val 0.05, or "
+            f"{shown(path)} has no split 'val' to measure on: pack it with --val 0.05, or "
             "set data.val to another folder of shards"
         )
     return splits["val"]

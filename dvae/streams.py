@@ -5,13 +5,17 @@ from dataclasses import dataclass
 import torch
 
 from dvae.config import Config
+from dvae.data.ahead import evaluation_ahead, training_ahead
 from dvae.data.batches import (
     Loader,
     Pictures,
     first_batch,
 )
-from dvae.data.plans import evaluation_plan, training_plan
+from dvae.data.cache import cached
+from dvae.data.index import Split
+from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
+from dvae.errors import UserError
 from dvae.sources import Sources, find_held_out, find_sources
 
 
@@ -36,7 +40,8 @@ class Streams:
         Steps are counted from the beginning of `first_epoch`.
         """
         data = self.config.data
-        plan = training_plan(self.sources.order, start, rank, world_size, first_epoch)
+        reader, order = self.pictures.reader, self.sources.order
+        plan = training_ahead(reader, order, start, rank, world_size, first_epoch)
         return Loader(plan, self.pictures, data.threads, data.ahead)
 
     def evaluation(self, rank: int, world_size: int) -> Loader:
@@ -44,6 +49,7 @@ class Streams:
         share = self.config.train.global_batch_size // world_size
         batch = world_size * (self.config.train.micro_batch_size or share)
         plan = evaluation_plan(self.held_out_count, batch, rank, world_size)
+        plan = evaluation_ahead(self.held_out.reader, plan)
         return Loader(plan, self.held_out, self.config.data.threads, self.config.data.ahead)
 
     def fixed(self, count: int) -> torch.Tensor:
@@ -59,8 +65,9 @@ def open_streams(config: Config, world_size: int) -> Streams:
     """
     data, train = config.data, config.train
     sources = find_sources(config, world_size)
+    check_window(config, sources.splits)
     pictures = Pictures(
-        Reader(*sources.splits, verify=data.verify),
+        _reader(config, sources.splits),
         config.image_size,
         data.crop_min,
         data.flip,
@@ -69,8 +76,23 @@ def open_streams(config: Config, world_size: int) -> Streams:
         max_pixels=data.max_pixels,
     )
     held_out = Pictures(
-        Reader(*find_held_out(config), verify=data.verify),
-        config.image_size,
-        max_pixels=data.max_pixels,
+        _reader(config, find_held_out(config)), config.image_size, max_pixels=data.max_pixels
     )
     return Streams(config, sources, pictures, held_out)
+
+
+def check_window(config: Config, splits: tuple[Split, ...]) -> None:
+    """Refuse to read remote shards a picture at a time."""
+    data = config.data
+    remote = [split.tars.shown for split in splits if split.tars.is_remote]
+    if remote and not data.window and not data.cache_dir:
+        raise UserError(
+            f"data.window=0 permutes the whole data set, and {remote[0]} would be read a picture at "
+            "a time: set data.window=32, or data.cache_dir to a folder that holds all of it"
+        )
+
+
+def _reader(config: Config, splits: tuple[Split, ...]) -> Reader:
+    data = config.data
+    kept = [cached(split, data.cache_dir, data.cache_bytes) for split in splits]
+    return Reader(*kept, verify=data.verify)

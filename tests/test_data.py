@@ -214,7 +214,7 @@ def test_a_manifest_may_not_name_files_elsewhere(copied):
 
 
 def test_more_shards_than_open_files_still_read(shards, monkeypatch):
-    monkeypatch.setattr("dvae.data.reader.OPEN_FILES", 1)
+    monkeypatch.setattr("dvae.data.storage.OPEN_FILES", 1)
     pictures = pictures_of(shards)
     ids = np.random.default_rng(0).permutation(len(pictures.reader))
     out = np.zeros((len(ids), 32, 32, 3), dtype=np.uint8)

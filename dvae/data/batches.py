@@ -7,7 +7,7 @@ they are cropped and flipped, is a function of (seed, epoch, sample id) alone (d
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,6 +143,8 @@ class Loader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if isinstance(self._plan, Generator):
+            self._plan.close()  # nothing is fetched ahead from here on
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __iter__(self) -> "Loader":

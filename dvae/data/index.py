@@ -4,16 +4,15 @@
     FOLDER/train-000000.tar         a plain WebDataset tar
     FOLDER/train-000000.index.npy   one `SAMPLE` row a sample: where its bytes lie in the tar
 
-A sample id runs over the shards of a split in the manifest's order: 0 … N-1.
+A sample id runs over the shards of a split in the manifest's order: 0 … N-1. The folder may be remote.
+A manifest on a local disk may name a `base`: the remote folder that holds the tars, as after
+`python -m shards.index https://… OUT`.
 """
 
-import errno
 import hashlib
 import io
 import json
 import re
-import stat
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -22,11 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from dvae.data.storage import LocalStore, Location, Store, StoreError, open_store
 from dvae.errors import DataError, UserError
 from dvae.files import MANIFEST, write_bytes, write_json
 
 FORMAT = "dvae-shards/2"
 _INDEX_HEADER = 4096  # bytes, more than numpy's ever is
+_MAX_MANIFEST = 1 << 30  # bytes; a million shards take a third of it
+_CHECKED = 16  # shards of a remote split that are asked for before a run starts
 # What some program takes for a command, a URL, an option, a variable or a pattern.
 _UNSAFE = re.compile(r"[-.]|.*[/\\:|$`{}*?\x00-\x1f]|(?!.*\.tar$)", re.DOTALL)
 
@@ -64,7 +66,8 @@ class Shard:
 class Split:
     """The shards of one split, in the order that sample ids follow."""
 
-    folder: Path
+    store: Store  # of the indexes
+    tars: Store
     name: str
     shards: tuple[Shard, ...]
 
@@ -72,6 +75,17 @@ class Split:
     def counts(self) -> np.ndarray:
         """Samples in each shard: (S,) int64."""
         return np.array([shard.samples for shard in self.shards], dtype=np.int64)
+
+    @property
+    def folder(self) -> Path:
+        """The local folder that holds everything.
+
+        Raises:
+            UserError: it's remote.
+        """
+        if self.tars is not self.store or not isinstance(self.store, LocalStore):
+            raise UserError(f"{self.tars.shown} is remote: download it, and give the local folder")
+        return self.store.folder
 
     @cached_property
     def digest(self) -> str:
@@ -105,31 +119,37 @@ def index_bytes(samples: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def read_index(folder: Path, shard: Shard) -> np.ndarray:
+def read_index(location: Location, shard: Shard) -> np.ndarray:
     """The (n,) `SAMPLE` rows of a shard.
 
     Raises:
         DataError: the index is missing, or isn't the one that the manifest names.
     """
-    path = folder / shard.index_name
+    store = open_store(location)
+    path = f"{store.shown}/{shard.index_name}"
+    limit = shard.samples * SAMPLE.itemsize + _INDEX_HEADER
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise  # no fault of the index
-        raise DataError(f"{path} cannot be read ({error.strerror}): {_remedy(folder)}") from None
-    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
-        raise DataError(f"{path} is not the index that {MANIFEST} names: {_remedy(folder)}")
+        data = store.read_whole(shard.index_name, limit)
+        if store.is_remote and not _is_named(data, shard):  # what came may be wrong by chance
+            data = store.read_whole(shard.index_name, limit)
+    except StoreError as error:
+        if store.is_remote:
+            raise
+        raise DataError(f"{error}: {_remedy(store)}") from None
+    if not _is_named(data, shard):
+        raise DataError(f"{path} is not the index that {MANIFEST} names: {_remedy(store)}")
     rows = _rows(data, shard.samples)
     if rows is None:
-        raise DataError(f"{path} does not hold {shard.samples} rows: {_remedy(folder)}")
+        raise DataError(f"{path} does not hold {shard.samples} rows: {_remedy(store)}")
     ends = np.maximum(rows["offset"] + rows["size"], rows["json_offset"] + rows["json_size"])
-    numbers = [
-        rows[name] for name in ("offset", "size", "json_offset", "json_size")
-    ]  # sums may wrap
-    if max(values.max(initial=0) for values in (ends, *numbers)) > shard.bytes:
-        raise DataError(f"{path} points past the end of {shard.name}: {_remedy(folder)}")
+    fields = rows["offset"], rows["size"], rows["json_offset"], rows["json_size"]
+    if max(values.max(initial=0) for values in (ends, *fields)) > shard.bytes:  # sums may wrap
+        raise DataError(f"{path} points past the end of {shard.name}: {_remedy(store)}")
     return rows
+
+
+def _is_named(data: bytes, shard: Shard) -> bool:
+    return hashlib.sha256(data).hexdigest() == shard.index_sha256
 
 
 def _rows(data: bytes, samples: int) -> np.ndarray | None:
@@ -150,132 +170,125 @@ def _rows(data: bytes, samples: int) -> np.ndarray | None:
 
 
 def write_shard_manifest(
-    folder: Path, splits: Mapping[str, Sequence[Shard]], about: dict[str, Any]
+    folder: Path, splits: Mapping[str, Sequence[Shard]], about: dict[str, Any], base: str = ""
 ) -> None:
-    """Write the manifest of a folder of shards; the last file of a packing run."""
-    value = {
+    """Write the manifest of a folder of shards, whose tars lie in `base` if that is given; last."""
+    value: dict[str, Any] = {
         "format": FORMAT,
         "splits": {name: [asdict(s) for s in shards] for name, shards in splits.items()},
         "about": about,
     }
-    write_json(folder / MANIFEST, value)
+    write_json(folder / MANIFEST, value | ({"base": base} if base else {}))
 
 
-def read_splits(folder: Path) -> dict[str, Split]:
+def read_splits(location: Location) -> dict[str, Split]:
     """The splits of a folder of shards, by name.
 
     Raises:
         UserError: no such folder, no manifest, or one that doesn't have this module's form.
+        StoreError: a remote folder that can't be reached, with the reason.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: make shards with python -m shards.pack first")
-    try:
-        value = json.loads((folder / MANIFEST).read_bytes())
-    except OSError:
-        raise UserError(f"{folder} has no {MANIFEST}: {_remedy(folder)}") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{folder / MANIFEST} is not JSON: {_remedy(folder)}") from None
+    store = open_store(location)
+    path = f"{store.shown}/{MANIFEST}"
+    value = _manifest(store)
     try:
         if value["format"] != FORMAT:
             raise UserError(
-                f"{folder / MANIFEST} has the format {str(value['format'])[:60]!r}, not {FORMAT!r}: "
-                f"{_remedy(folder)}"
+                f"{path} has the format {str(value['format'])[:60]!r}, not {FORMAT!r}: "
+                f"{_remedy(store)}"
             )
+        tars = _tars(store, value)
         splits = {
-            str(name): Split(folder, str(name), tuple(_shard(s, folder) for s in shards))
+            str(name): Split(store, tars, str(name), tuple(_shard(s, store) for s in shards))
             for name, shards in value["splits"].items()
         }
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
-        raise UserError(
-            f"{folder / MANIFEST} lacks an entry, or has a wrong one: {_remedy(folder)}"
-        ) from None
+        raise UserError(f"{path} lacks an entry, or has a wrong one: {_remedy(store)}") from None
     names = [shard.name for split in splits.values() for shard in split.shards]
     if len(set(names)) < len(names):
-        raise UserError(f"{folder / MANIFEST} names a shard twice: {_remedy(folder)}")
+        raise UserError(f"{path} names a shard twice: {_remedy(store)}")
     return splits
 
 
-def find_split(folder: Path, name: str) -> Split:
+def _manifest(store: Store) -> Any:
+    """The JSON of a manifest."""
+    if isinstance(store, LocalStore) and not store.folder.is_dir():
+        raise UserError(
+            f"{store.shown} is not a folder: make shards with python -m shards.pack first"
+        )
+    try:
+        return json.loads(store.read_whole(MANIFEST, _MAX_MANIFEST))
+    except StoreError as error:
+        if not isinstance(store, LocalStore):
+            raise
+        there = (store.folder / MANIFEST).exists()
+        reason = error if there else f"{store.shown} has no {MANIFEST}"
+        raise UserError(f"{reason}: {_remedy(store)}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{store.shown}/{MANIFEST} is not JSON: {_remedy(store)}") from None
+
+
+def _tars(store: Store, manifest: dict[str, Any]) -> Store:
+    """Where the tars of a manifest lie: beside it, or where a local one names a remote base."""
+    base = manifest.get("base")
+    if base is None:
+        return store
+    tars = open_store(str(base))
+    if store.is_remote or not tars.is_remote:
+        raise UserError(
+            f"{store.shown}/{MANIFEST} names the base {tars.shown[:200]!r}: only a local manifest may "
+            f"name one, and only a remote one"
+        )
+    return tars
+
+
+def find_split(location: Location, name: str) -> Split:
     """The split `name` of a folder of shards, or its only one.
 
     Raises:
         UserError: there are several, and none has the name; or it holds no sample.
     """
-    splits = read_splits(folder)
+    store = open_store(location)
+    splits = read_splits(store)
     if name not in splits and len(splits) != 1:
-        raise UserError(f"{folder} has no split {name!r}: it has {', '.join(sorted(splits))}")
+        raise UserError(f"{store.shown} has no split {name!r}: it has {', '.join(sorted(splits))}")
     split = splits.get(name) or next(iter(splits.values()))
     if not split.counts.sum():
-        raise UserError(f"{folder} holds no sample in its split {split.name!r}: pack more pictures")
+        raise UserError(
+            f"{store.shown} holds no sample in its split {split.name!r}: pack more pictures"
+        )
     return split
 
 
-def data_differences(before: Sequence[Shard], now: Sequence[Shard]) -> list[str]:
-    """What changed from one list of shards to another, in a few lines; [] where nothing did."""
-    old, new = _by_name(before), _by_name(now)
-    both = [name for name in new if name in old]
-    found = {
-        "removed": [name for name in old if name not in new],
-        "added": [name for name in new if name not in old],
-        "with another number of samples": [n for n in both if new[n].samples != old[n].samples],
-        "with other bytes": [
-            n for n in both if new[n].samples == old[n].samples and new[n] != old[n]
-        ],
-    }
-    lines = [
-        f"{len(names)} shards {what} ({_few(names)})" for what, names in found.items() if names
-    ]
-    kept = [name for name in old if name in new]
-    moved = [(was, is_now) for was, is_now in zip(kept, both, strict=True) if was != is_now]
-    if moved:
-        lines.append(f"another order of the shards: {moved[0][1]} where {moved[0][0]} was")
-    samples = [sum(shard.samples for shard in shards) for shards in (before, now)]
-    if samples[0] != samples[1]:
-        lines.append(f"{samples[0]} samples became {samples[1]}")
-    return lines
-
-
-def _by_name(shards: Sequence[Shard]) -> dict[str, Shard]:
-    """Shards by their names; where folders hold equal ones, the later are numbered."""
-    found: dict[str, Shard] = {}
-    times: Counter[str] = Counter()
-    for shard in shards:
-        times[shard.name] += 1
-        again = f" #{times[shard.name]}" if times[shard.name] > 1 else ""
-        found[shard.name + again] = shard
-    return found
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-
-
 def missing_shards(split: Split) -> list[str]:
-    """What is wrong with the files of a split by their presence and sizes: one line each."""
+    """What is wrong with the files of a split by their presence and sizes: one line each.
+
+    Of remote tars only some are asked for, evenly spread: a wrong address shows in any of them.
+    """
     problems = []
-    for shard in split.shards:
-        size = _size(path := split.folder / shard.name)
-        if size is None:
-            problems.append(f"{path} is missing")
-        elif size != shard.bytes:
-            problems.append(f"{path} has {size} of {shard.bytes} bytes")
-        size = _size(path := split.folder / shard.index_name)
-        if size is None:
-            problems.append(f"{path} is missing")
-        elif size > shard.samples * SAMPLE.itemsize + _INDEX_HEADER:
-            problems.append(f"{path} is too large for {shard.samples} samples")
+    for shard in _sparse(split.shards) if split.tars.is_remote else split.shards:
+        problems += _wrong_size(split.tars, shard.name, shard.bytes, shard.bytes)
+    for shard in _sparse(split.shards) if split.store.is_remote else split.shards:
+        most = shard.samples * SAMPLE.itemsize + _INDEX_HEADER
+        problems += _wrong_size(split.store, shard.index_name, 0, most)
     return problems
 
 
-def _size(path: Path) -> int | None:
-    """The bytes of a plain file; None where there is none: a FIFO would wait for ever."""
+def _sparse(shards: Sequence[Shard]) -> Sequence[Shard]:
+    return shards[:: -(-len(shards) // _CHECKED) or 1]
+
+
+def _wrong_size(store: Store, name: str, least: int, most: int) -> list[str]:
     try:
-        state = path.stat()
-    except (OSError, ValueError):
-        return None
-    return state.st_size if stat.S_ISREG(state.st_mode) else None
+        size = store.size(name)
+    except StoreError as error:
+        return [str(error)]
+    if least <= size <= most:
+        return []
+    wrong = f"has {size} of {most} bytes" if least else f"is too large: {size} bytes"
+    return [f"{store.shown}/{name} {wrong}"]
 
 
 def is_shard_name(name: str) -> bool:
@@ -283,7 +296,7 @@ def is_shard_name(name: str) -> bool:
     return _UNSAFE.match(name) is None
 
 
-def _shard(value: dict[str, Any], folder: Path) -> Shard:
+def _shard(value: dict[str, Any], store: Store) -> Shard:
     shard = Shard(
         name=str(value["name"]),
         bytes=int(value["bytes"]),
@@ -293,13 +306,13 @@ def _shard(value: dict[str, Any], folder: Path) -> Shard:
     )
     if not is_shard_name(shard.name):
         raise UserError(
-            f"{folder / MANIFEST} names a shard {shard.name[:60]!r}: not a plain file name that ends "
-            f"in .tar: {_remedy(folder)}"
+            f"{store.shown}/{MANIFEST} names a shard {shard.name[:60]!r}: not a plain file name that "
+            f"ends in .tar: {_remedy(store)}"
         )
     if not 0 <= shard.samples < 2**40:
         raise ValueError(shard.samples)
     return shard
 
 
-def _remedy(folder: Path) -> str:
-    return f"run python -m shards.index {folder}"
+def _remedy(store: Store) -> str:
+    return f"run python -m shards.index {store.shown}"

@@ -6,6 +6,7 @@ and nothing else: every message, file and log gets `shown(location)`.
 """
 
 import re
+from pathlib import PurePath
 from urllib.parse import urlsplit
 
 from dvae.errors import UserError
@@ -34,6 +35,12 @@ def shown(text: str) -> str:
 def _masked(match: re.Match[str]) -> str:
     user = "***@" if match["user"] else ""
     return f"{match[1]}{user}{match[3]}{'?***' if match['query'] else ''}"
+
+
+def last_part(location: str) -> str:
+    """`dogs` of `/data/dogs` and of `https://user:password@host/data/dogs/?signature`."""
+    path = urlsplit(location).path if _URL.match(location) else location
+    return PurePath(path).name or shown(location)
 
 
 def has_secret(location: str) -> bool:

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dvae.data.order import MIXTURE, SAMPLES, SOURCE, Draw, Order, key, permute
+from dvae.data.order import MIXTURE, SAMPLES, SOURCE, Draw, Order, Span, key, permute
 from dvae.errors import UserError
 
 BLOCK_STEPS = 256  # global batches in a block, at most
@@ -110,6 +110,23 @@ class Mixture:
             drawn = self._draw_from(self.orders[i], block, number[mine], first_epoch)
             epochs[mine], ids[mine] = drawn.epochs, drawn.ids + self._first[i]
         return Draw(epochs, ids)
+
+    @property
+    def round_steps(self) -> int:
+        """Steps in which each slot comes to each of its lanes once: a block."""
+        return self._block_steps
+
+    def entered(
+        self, step: int, slots: np.ndarray, first_epoch: int = 0, also_open: bool = False
+    ) -> list[Span]:
+        """What (n,) slots begin to read at a step; as `Order.entered`."""
+        block, step_of_block = divmod(step, self._block_steps)
+        source, number = self._deal(step_of_block * self.batch_size + slots)
+        return [
+            Span(span.first + self._first[i], span.samples)
+            for i, order in enumerate(self.orders)
+            for span in order.entered(block, number[source == i], first_epoch, also_open)
+        ]
 
     def drawn(self, step: int) -> np.ndarray:
         """(k,) int64: samples of each source in the first `step` global batches."""

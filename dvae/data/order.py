@@ -90,6 +90,13 @@ class Draw(NamedTuple):
     ids: np.ndarray  # (n,) int64
 
 
+class Span(NamedTuple):
+    """Consecutive samples of one shard."""
+
+    first: int  # sample id
+    samples: int
+
+
 class Line(NamedTuple):
     """The permuted shards of an epoch, laid end to end."""
 
@@ -158,6 +165,49 @@ class Order:
         keys = key(self.seed, epoch, WINDOWS, window, slots)
         inside = permute(np.full_like(slots, step % self.window), size, keys)
         return self._at(epoch, slots * self.steps_per_epoch + window * self.window + inside)
+
+    @property
+    def round_steps(self) -> int:
+        """Steps in which each slot comes to each of its lanes once."""
+        return 1
+
+    def entered(
+        self, step: int, slots: np.ndarray, first_epoch: int = 0, also_open: bool = False
+    ) -> list[Span]:
+        """What (n,) slots begin to read at a step: their windows, cut where shards end.
+
+        Args:
+            step: counts from the run's start, as in `draw`.
+            slots: of the global batch.
+            first_epoch: as in `draw`.
+            also_open: give the windows that the slots are inside of, too.
+
+        Returns:
+            Spans of sample ids, slot by slot; none without a window.
+        """
+        if not self.window:
+            return []
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        window, inside = divmod(step_of_epoch, self.window)
+        if inside and not also_open:
+            return []
+        size = min(self.window, self.steps_per_epoch - window * self.window)
+        starts = slots * self.steps_per_epoch + window * self.window
+        line = self.line(first_epoch + epoch)
+        return [span for start in starts.tolist() for span in self._cut(line, start, size)]
+
+    def _cut(self, line: Line, start: int, size: int) -> list[Span]:
+        """Places start … start + size - 1 of the line as spans, one a shard."""
+        spans = []
+        while size:
+            place = (start + line.rotation) % self.samples
+            shard = int(np.searchsorted(line.ends, place, side="right"))
+            left = int(line.ends[shard]) - place  # in this shard
+            count = min(size, left)
+            end = int(line.first[shard] + self.counts[line.shards[shard]])  # the id behind its last
+            spans.append(Span(end - left, count))
+            start, size = start + count, size - count
+        return spans
 
     def line(self, epoch: int) -> Line:
         """The permuted shards of an epoch; those of two epochs are kept, as at an edge both are read."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dvae.data.order import Draw, share
+from dvae.data.order import Draw, Span, share
 
 
 class Source(Protocol):
@@ -33,6 +33,15 @@ class Source(Protocol):
 
     def draw(self, step: int, slots: np.ndarray, first_epoch: int = 0) -> Draw:
         """What (n,) slots of the global batch hold at a step that counts from the run's start."""
+
+    @property
+    def round_steps(self) -> int:
+        """Steps in which each slot comes to each of its lanes once."""
+
+    def entered(
+        self, step: int, slots: np.ndarray, first_epoch: int = 0, also_open: bool = False
+    ) -> list[Span]:
+        """What (n,) slots begin to read at a step: windows, cut where shards end."""
 
 
 @dataclass(frozen=True)

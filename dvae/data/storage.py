@@ -3,27 +3,25 @@
 A file's bytes come whole or not at all: `read` gives exactly what was asked for or raises.
 """
 
+import errno
 import os
+import resource
+import stat
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from dvae.data.location import HTTP, scheme_of
 from dvae.errors import DataError
 
-OPEN_FILES = 128  # of a local folder, kept open at a time
+OPEN_FILES = 128  # of a local folder, kept open at a time, at most
 
 
 class StoreError(DataError):
     """A file that can't be read, with its place (secrets masked) and the reason."""
 
 
-class CutShort(StoreError):
-    """A file that ends before the bytes that were asked for."""
-
-
-@runtime_checkable
 class Store(Protocol):
     """A folder of files; safe to use from several threads. All its methods raise `StoreError`."""
 
@@ -72,11 +70,25 @@ class _OpenFile:
     """A descriptor that is closed when the last thread that uses it lets go of it."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+        # Not blocking: a FIFO that took a shard's place must not hold a thread for ever.
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+
+def _open_files(wanted: int) -> int:
+    """How many files a folder keeps open: at most a small part of what the process may."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, allowed // 8))
+
+
+def _failed(error: OSError, message: str) -> Exception:
+    """What a failed read raises: too few descriptors are no fault of the file's."""
+    return error if error.errno in (errno.EMFILE, errno.ENFILE) else StoreError(message)
 
 
 class LocalStore:
@@ -84,10 +96,11 @@ class LocalStore:
 
     is_remote = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, most: int = OPEN_FILES) -> None:
         self.folder = folder
         self.shown = str(folder)
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._most = _open_files(most)
         self._lock = Lock()
 
     def read(self, name: str, offset: int, size: int) -> bytes:
@@ -95,9 +108,9 @@ class LocalStore:
         try:
             data = os.pread(self._open(name).descriptor, size, offset)
         except OSError as error:
-            raise StoreError(f"reading it failed: {error.strerror}") from None
+            raise _failed(error, f"reading it failed: {error.strerror}") from None
         if len(data) != size:
-            raise CutShort(f"{len(data)} of its {size} bytes are there: the shard was cut short")
+            raise StoreError(f"{len(data)} of its {size} bytes are there: the shard was cut short")
         return data
 
     reread = read
@@ -109,18 +122,21 @@ class LocalStore:
             with path.open("rb") as file:
                 data = file.read(limit + 1)
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror})") from None
+            raise _failed(error, f"{path} cannot be read ({error.strerror})") from None
         if len(data) > limit:
             raise StoreError(f"{path} has more than {limit} bytes")
         return data
 
     def size(self, name: str) -> int:
-        """See `Store`."""
+        """Of a plain file: a FIFO would wait for ever."""
         path = self.folder / name
         try:
-            return path.stat().st_size
-        except OSError:
+            state = path.stat()
+        except (OSError, ValueError):
             raise StoreError(f"{path} is missing") from None
+        if not stat.S_ISREG(state.st_mode):
+            raise StoreError(f"{path} is missing")
+        return state.st_size
 
     def forget(self, name: str) -> None:
         """Close a file, so that the next read opens what has its name then."""
@@ -134,6 +150,6 @@ class LocalStore:
         with self._lock:
             self._files[name] = opened
             self._files.move_to_end(name)
-            if len(self._files) > OPEN_FILES:
+            if len(self._files) > self._most:
                 self._files.popitem(last=False)
         return opened
