@@ -131,9 +131,11 @@ def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
     """The pictures in the order of SHA-256(seed, name): mixed over labels, the same everywhere."""
     start = b"%d\n" % seed
     # Digests side by side: a million of them as objects would be 80 MB.
-    digests = bytearray().join(hashlib.sha256(start + item.name).digest() for item in items)
+    digests = bytearray()
+    for item in items:
+        digests += hashlib.sha256(start + item.name).digest()
     order = np.argsort(np.frombuffer(digests, "S32"), kind="stable")
-    return [items[place] for place in order.tolist()]
+    return [items[place] for place in order]
 
 
 def has_picture_name(name: bytes) -> bool:
