@@ -129,6 +129,8 @@ def measure(job: Job, peers: Peers, seconds: float) -> dict[str, float] | None:
     """One measurement; None, and the reason kept, where it failed."""
     python = sys.executable if job.loader in OURS else peers.python
     done = _python(python, "loading_worker.py", *job, seconds)
+    if done.returncode and job.loader in OURS:
+        raise SystemExit(f"{job.loader}: {done.stderr}")
     if done.returncode:
         peers.skipped[job.loader] = _reason(done)
         return None

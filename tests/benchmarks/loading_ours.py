@@ -30,14 +30,14 @@ SOME = 200  # pictures whose quality is measured
 
 def reader_of(shards: Path, verify: bool = True) -> Reader:
     """The training split of a folder of shards."""
-    return Reader(find_split(shards, "train"), verify)
+    return Reader(find_split(shards, "train"), verify=verify)
 
 
 def loader_of(shards: Path, size: int, threads: int, step: int = 0) -> Loader:
     """Our loader, as the trainer makes it."""
     reader = reader_of(shards)
     pictures = Pictures(reader, size, LEAST_SIDE, flip=True, random_place=True)
-    order = Order(reader.split.counts, 0, BATCH)
+    order = Order(reader.splits[0].counts, 0, BATCH)
     return Loader(training_plan(order, step, 0, 1), pictures, threads)
 
 
