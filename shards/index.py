@@ -38,7 +38,7 @@ from dvae.data.location import has_secret
 from dvae.data.location import shown as url_shown
 from dvae.data.storage import LocalStore, open_store
 from dvae.errors import UserError, exit_code_of
-from dvae.files import MANIFEST, locked, sha256, whole_file
+from dvae.files import MANIFEST, locked, remove_unfinished, sha256, whole_file
 from shards.foreign import NOTES, PICTURES, Skipped, samples_of
 from shards.options import Parser
 from shards.output import is_unfinished
@@ -148,6 +148,8 @@ def _index_all(
 ) -> None:
     try:
         with locked(folder), quiet() as stderr:
+            if base:
+                remove_unfinished(folder)  # tars that a killed run was downloading
             workers = min(os.cpu_count() or 1, 8)
             results = in_order(index_one, tars, workers)
             progress = tqdm(results, "indexing", len(tars), file=stderr, unit="shard", disable=None)

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from dvae.errors import UserError
 
 HTTP = ("http", "https")
-OBJECTS = ("s3", "gs", "abfs", "hf")  # by fsspec
-ALLOWED = "a local folder, https://, http://, s3://, gs://, abfs:// or hf://"
+OBJECTS = ("s3", "hf")  # by fsspec
+ALLOWED = "a local folder, https://, http://, s3:// or hf://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _URL = re.compile(
     r"""([A-Za-z][A-Za-z0-9+.-]*://)

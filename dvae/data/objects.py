@@ -1,11 +1,11 @@
-"""A folder in an object store (`s3://`, `gs://`, `abfs://`, `hf://`), read by range through fsspec.
+"""A folder in an object store (`s3://`, `hf://`), read by range through fsspec.
 
 Credentials and endpoints come from each store's own environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
 HF_TOKEN …), never from a recipe.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import fsspec
 
@@ -14,8 +14,11 @@ from dvae.data.patience import Deadline, Passing, Patience, gather
 from dvae.data.storage import StoreError
 from dvae.errors import UserError
 
-_PACKAGES = {"s3": "dvae[s3]", "gs": "gcsfs", "abfs": "adlfs", "hf": "huggingface_hub"}
-_MAY_PASS = (OSError, TimeoutError, ValueError, RuntimeError)  # what the clients raise
+# Some servers send the checksum of the whole object with a range of it; pictures have their own.
+_S3_OPTIONS = {"config_kwargs": {"response_checksum_validation": "when_required"}}
+_EXACT = {"cache_type": "none"}  # or the Hub's client reads megabytes beyond a range
+
+_Answer = TypeVar("_Answer")
 
 
 class ObjectStore:
@@ -32,20 +35,23 @@ class ObjectStore:
             raise UserError(f"{shown(url)!r} holds credentials: set the store's variables instead")
         self.shown = url.rstrip("/")
         self.patience = patience or Patience()
-        scheme = url.partition(":")[0]
+        is_s3 = url.startswith("s3:")
         try:
-            self._files, root = fsspec.core.url_to_fs(url)
+            self._may_pass, self._refused = _s3_failures() if is_s3 else _hub_failures()
+            self._files, root = fsspec.core.url_to_fs(url, **(_S3_OPTIONS if is_s3 else {}))
         except ImportError:
-            raise UserError(f"{url!r} needs a client: pip install {_PACKAGES[scheme]}") from None
+            package = "'dvae[s3]'" if is_s3 else "huggingface_hub"
+            raise UserError(f"{url!r} needs a client: pip install {package}") from None
         self._root = str(root).rstrip("/")
+        self._options = {} if is_s3 else _EXACT
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """See `Store`."""
         path = f"{self._root}/{name}"
 
         def pieces(at: int, _: Deadline) -> Iterator[bytes]:
-            start, end = offset + at, offset + size
-            yield self._try(name, lambda: self._files.cat_file(path, start=start, end=end))
+            span = {"start": offset + at, "end": offset + size}
+            yield self._try(name, lambda: self._files.cat_file(path, **span, **self._options))
 
         return gather(pieces, size, self.patience, f"{self.shown}/{name}")
 
@@ -70,16 +76,40 @@ class ObjectStore:
         return found[-1]
 
     def names(self) -> list[str]:
-        """The files of the folder."""
-        entries = self._try("", lambda: self._files.ls(self._root, detail=True))
+        """The files of the folder, sorted.
+
+        Raises:
+            StoreError: it can't be listed.
+        """
+        try:
+            entries: list[dict[str, Any]] = self._try("", lambda: self._files.ls(self._root, True))
+        except Passing as error:
+            raise StoreError(f"{self.shown} can't be listed: {error}") from None
         return sorted(str(e["name"]).rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
 
-    def _try(self, name: str, request: Any) -> Any:
+    def _try(self, name: str, request: Callable[[], _Answer]) -> _Answer:
         try:
             return request()
         except FileNotFoundError:
             raise StoreError(f"{self.shown}/{name}: it is not there") from None
-        except PermissionError:
-            raise StoreError(f"{self.shown}/{name}: access is refused") from None
-        except _MAY_PASS as error:
+        except self._refused:
+            raise StoreError(f"{self.shown}/{name}: access is refused: set credentials") from None
+        except self._may_pass as error:
             raise Passing(shown(str(error) or type(error).__name__)[:200]) from None
+
+
+_Kinds = tuple[type[Exception], ...]
+
+
+def _s3_failures() -> tuple[_Kinds, _Kinds]:
+    """What the client raises: where trying again may help, and where access is refused."""
+    from aiohttp import ClientError
+    from botocore.exceptions import BotoCoreError, NoCredentialsError
+
+    return (OSError, ValueError, BotoCoreError, ClientError), (PermissionError, NoCredentialsError)
+
+
+def _hub_failures() -> tuple[_Kinds, _Kinds]:
+    from huggingface_hub.errors import HTTPError
+
+    return (OSError, ValueError, HTTPError), (PermissionError,)

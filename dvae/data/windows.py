@@ -63,6 +63,7 @@ class Windows(Generic[_Item]):
         self._limit = limit
         self._waiting: deque[_Run[_Item]] = deque()
         self._runs: dict[int, list[_Run[_Item]]] = {}  # by sample; two where epochs meet
+        self._wanted: list[_Run[_Item]] = []  # that threads are waiting for
         self._held = 0.0
         self._threads = 0
         self._changed = Condition()
@@ -92,6 +93,7 @@ class Windows(Generic[_Item]):
             run = runs.pop(0)
             if not runs:
                 del self._runs[sample]
+            self._wanted.append(run)
             is_ours = run in self._waiting
             if is_ours:
                 self._start(run)
@@ -101,15 +103,15 @@ class Windows(Generic[_Item]):
             return run.item(sample)
         finally:
             with self._changed:
+                self._wanted.remove(run)
                 self._held = max(0.0, self._held - run.each)
                 self._changed.notify_all()
 
     def drop(self) -> None:
         """Forget what was asked for; threads that wait for it are told so."""
         with self._changed:
-            for runs in self._runs.values():
-                for run in runs:
-                    run.done.set()
+            for run in self._wanted:
+                run.done.set()
             self._waiting.clear()
             self._runs.clear()
             self._held = 0.0

