@@ -128,6 +128,8 @@ def _sample_damage(file: BinaryIO, row: np.void) -> str | None:
     if not row["json_size"]:
         return None
     note = os.pread(file.fileno(), int(row["json_size"]), int(row["json_offset"]))
+    if zlib.crc32(note) != row["json_crc32"]:
+        return "has a JSON without its CRC-32"
     try:
         about = json.loads(note)
     except (ValueError, RecursionError):

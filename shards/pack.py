@@ -1,12 +1,13 @@
-"""Pack a folder of pictures into WebDataset shards.
+"""Pack pictures into WebDataset shards.
 
     python -m shards.pack SOURCE OUT [--size 256] [--val 0.05] [--boxes boxes.csv]
 
     SOURCE/chow/rex.jpg …  ->  OUT/train-000000.tar, train-000000.index.npy, …, rejected.jsonl,
                                and, last of all, OUT/manifest.json
 
-The sub-folder is the label. Samples stand in the order of SHA-256(seed, name), so shards are mixed
-over labels, and the same source and options give the same bytes, whatever the machine's listing
+SOURCE may also be a list, an archive, shards, parquet or a known data set: `shards/recognise.py`. In
+a folder, the sub-folder is the label. Samples stand in the order of SHA-256(seed, name), so shards are
+mixed over labels, and the same source and options give the same bytes, whatever the machine's listing
 order, locale and time and whatever `--workers`. Which pictures stay untouched, and what becomes of
 the others, stands in `shards/pictures.py`. A picture that can't be packed is named in rejected.jsonl.
 
@@ -36,6 +37,7 @@ from shards.making import Job, make_shards
 from shards.options import Options, parse
 from shards.recognise import open_source
 from shards.sources import Listing, Source, list_items, shown
+from shards.splits import splits_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +71,7 @@ def pack(options: Options) -> None:
     wanted["boxes"] = choose_boxes(options, listing)
     if options.ignore_splits:
         listing.pictures = [item._replace(split=None) for item in listing.pictures]
+    splits_of(listing.splits, options)  # a mistake in them has to show before OUT is marked
     if kind != FOLDER:
         sys.stdout.write(f"source    {kind} (--layout names another)\n")
     try:

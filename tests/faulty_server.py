@@ -1,6 +1,7 @@
 """A web server on 127.0.0.1 that breaks in the ways that a test asks for."""
 
 import contextlib
+import hashlib
 import re
 import threading
 from collections import Counter
@@ -22,23 +23,33 @@ class Handler(BaseHTTPRequestHandler):
         if data is None:
             self.answer(404, b"no")
             return
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(wanted[1]) if wanted else 0
-        if wanted and start >= len(data):
-            self.answer(416, b"")
-        else:
-            self.answer(206 if wanted else 200, data[start:], start, len(data))
+        self.body(data, len(data))
 
-    def answer(self, status, data, start=0, total=0, said=None):
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data) if said is None else said))
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+    def body(self, data, kept):
+        """Answer with the wanted part of a file; of that, send `kept` bytes and hang up."""
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        is_same = self.headers.get("If-Range", self.version(data)) == self.version(data)
+        start = int(wanted[1]) if wanted and is_same else 0
+        rest = data[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        self.send_header("ETag", self.version(data))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.end_headers()
         with contextlib.suppress(ConnectionError):
-            self.wfile.write(data)
-        if said is not None:
-            self.close_connection = True
+            self.wfile.write(rest[:kept])
+        self.close_connection = kept < len(rest)
+
+    def answer(self, status, data):
+        """Answer with a status and a text."""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def version(self, data):
+        return f'"{hashlib.sha256(data).hexdigest()}"'
 
     def log_message(self, *arguments):
         """Say nothing."""
@@ -65,18 +76,13 @@ def serving(
             thread.join()
 
 
-def cut(times: int, keep: float = 0.5) -> Callable[[Handler, bytes, int], bool]:
-    """Break off inside the body, the first `times` times."""
+def cut(times: int, kept: int = 500) -> Callable[[Handler, bytes, int], bool]:
+    """Break off after some bytes of the body, the first `times` times."""
 
     def fault(handler: Handler, data: bytes, number: int) -> bool:
-        if number > times:
-            return False
-        wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        start = int(wanted[1]) if wanted else 0
-        rest = data[start:]
-        status = 206 if wanted else 200
-        handler.answer(status, rest[: int(len(rest) * keep)], start, len(data), len(rest))
-        return True
+        if number <= times:
+            handler.body(data, kept)
+        return number <= times
 
     return fault
 

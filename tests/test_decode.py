@@ -1,6 +1,7 @@
 """Pixels: quality against a full decode by Pillow, crops, formats, refusals."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -66,6 +67,16 @@ def test_real_photographs_keep_45_db_on_average():
         data = file.read_bytes()
         values += [psnr(decoded(data, size), by_pillow(data, size)) for size in (64, 127)]
     assert np.mean(values) > 45, (np.mean(values), min(values))
+
+
+def test_pictures_of_every_size_decode_alike_on_threads_and_one_by_one():
+    sides = [40, 1300, 64, 130, 1250, 100, 300, 70]  # 1250 and 1300: beyond a thread's own memory
+    pictures = [encoded(photo(side, side, seed)) for seed, side in enumerate(sides)]
+    jobs = [(data, size) for data in pictures for size in (32, 64, 1000)]
+    alone = [decoded(*job) for job in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda job: decoded(*job), jobs * 3))
+    assert all(np.array_equal(a, b) for a, b in zip(alone * 3, together, strict=True))
 
 
 def test_a_picture_of_the_wanted_size_is_not_resized():

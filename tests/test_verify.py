@@ -122,6 +122,11 @@ def foreign(path, *names, note=b'{"caption": "a dog"}'):
                 file.addfile(member, io.BytesIO(data))
 
 
+def _place(data, member):
+    end = member.offset + member.size
+    return member.offset, member.size, zlib.crc32(data[member.offset : end])
+
+
 def indexed_blindly(folder):
     """What shards.index would write if it left out nothing."""
     splits = {}
@@ -131,14 +136,7 @@ def indexed_blindly(folder):
             found = list(members(file, path.name))
         rows = np.array(
             [
-                (
-                    a.offset,
-                    a.size,
-                    zlib.crc32(data[a.offset : a.offset + a.size]),
-                    1,
-                    b.offset,
-                    b.size,
-                )
+                (*_place(data, a), 1, b.offset, b.size, _place(data, b)[2])
                 for a, b in zip(found[::2], found[1::2], strict=True)
             ],
             SAMPLE,

@@ -55,6 +55,6 @@ def _announced(
             if len(coming) > steps:
                 yield coming.popleft()
         yield from coming
-    except GeneratorExit:  # it was left before its end
+    except GeneratorExit:  # not where the plan ends: its last steps are still being decoded
         reader.windows.drop()
         raise

@@ -80,7 +80,7 @@ def _decoded(
         pixels = _by_pillow(picture.data, max_pixels)
         return pixels, _square(width, height, crop)
     x, y, side = _square(width, height, crop)
-    scale = next((d for d in SCALES if side / d >= MARGIN * size), 1)
+    scale = reduction(side, size)
     height, width = -(-height // scale), -(-width // scale)
     pixels = simplejpeg.decode_jpeg(
         picture.data,
@@ -92,6 +92,11 @@ def _decoded(
     )
     # Snapped to whole pixels of the scaled picture: a fraction of one would blur or shift the crop.
     return pixels, (x // scale, y // scale, side // scale)
+
+
+def reduction(side: int, size: int) -> int:
+    """By how much a JPEG is reduced in decoding for a crop of `side` pixels: 1, 2 or 4."""
+    return next((d for d in SCALES if side / d >= MARGIN * size), 1)
 
 
 def _square(width: int, height: int, crop: Crop) -> tuple[int, int, int]:
@@ -116,7 +121,7 @@ def _resize(square: np.ndarray, out: np.ndarray) -> None:
     if side == size:
         out[:] = square
         return
-    source = _planes(square)
+    source = _planes(np.ascontiguousarray(square))  # the kernel pads a strided one to 4 channels
     if side > size and size * side * 3 <= SCRATCH_BYTES:
         # The columns first: shrinking those is the cheaper half, and leaves fewer rows to the other.
         rows = _planes(_scratch.rows[: size * side * 3].reshape(size, side, 3))
