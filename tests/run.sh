@@ -3,9 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/install.sh
-. tests/install_rclone.sh
 install_project test
-install_rclone
 export PATH="$PWD/.venv/bin:$PATH"
 ruff check .
 ruff format --check .

@@ -1,214 +1,203 @@
-"""The cache of remote shards: whole entries, shared by processes, never another data set's bytes."""
+"""The cache of remote shards: never wrong, never half, never larger than allowed."""
 
-import dataclasses
-import hashlib
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dvae.data.cache import CachedStore, cached
+from dvae.data.http import HttpStore
 from dvae.data.index import find_split
 from dvae.data.reader import Reader
-from dvae.data.storage import LocalStore
 from dvae.errors import UserError
+from tests.conftest import ROOT
+from tests.fault_server import serving
+from tests.faults.shard_files import make_shards
 
-from .conftest import ROOT
-from .faults.shard_files import make_shards
-
-BLOCK = 1000
-NAME = "train-000000.tar"
-
-
-class Counted(LocalStore):
-    """A folder whose reads are counted, and that counts as remote."""
-
-    is_remote = True
-    bytes_read = 0
-
-    def read(self, name, offset, size):
-        self.bytes_read += size
-        return super().read(name, offset, size)
-
-    reread = read
+PIECE = 4096  # bytes; a shard of make_shards has three
 
 
-def data_set(folder, seed, size=10_300):
-    folder.mkdir(parents=True)
-    data = random.Random(seed).randbytes(size)
-    (folder / NAME).write_bytes(data)
-    return data
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("served") / "data")
 
 
-def open_cache(folder, tmp_path, max_bytes=10**6):
-    data = (folder / NAME).read_bytes()
-    sizes, checksums = {NAME: len(data)}, {NAME: hashlib.sha256(data).hexdigest()}
-    store = Counted(folder)
-    return CachedStore(store, tmp_path / "cache", max_bytes, sizes, checksums, BLOCK), store
+@pytest.fixture(scope="module")
+def server(folder):
+    with serving(folder) as server:
+        yield server
 
 
-def entries(tmp_path):
-    return [p for p in (tmp_path / "cache").iterdir() if not p.name.startswith(".")]
+def cache_of(url, folder, cache, limit=1 << 20, piece=PIECE):
+    split = find_split(folder, "train")
+    sizes = {shard.name: shard.bytes for shard in split.shards}
+    checksums = {shard.name: shard.sha256 for shard in split.shards}
+    return CachedStore(HttpStore(f"{url}/data"), cache, limit, sizes, checksums, piece)
 
 
-def test_any_range_is_the_shard_s_bytes_and_a_byte_is_fetched_once(tmp_path):
-    data = data_set(tmp_path / "a", 1)
-    store, far = open_cache(tmp_path / "a", tmp_path)
-    dice = random.Random(0)
-    for _ in range(300):
-        start = dice.randrange(len(data))
-        end = dice.randrange(start, len(data) + 1)
-        assert store.read(NAME, start, end - start) == data[start:end]
-    assert far.bytes_read == len(data)
-    again, far = open_cache(tmp_path / "a", tmp_path)
-    assert again.read(NAME, 0, len(data)) == data
-    assert far.bytes_read == 0
+def entries(cache):
+    return [path for path in cache.iterdir() if not path.name.startswith(".")]
 
 
-def test_equal_names_in_two_data_sets_and_a_shard_packed_anew_never_meet(tmp_path):
-    first, second = data_set(tmp_path / "tr", 1), data_set(tmp_path / "va", 2)
-    for folder, data in (("tr", first), ("va", second), ("tr", first)):
-        store, _ = open_cache(tmp_path / folder, tmp_path)
-        assert store.read(NAME, 0, len(data)) == data
-    changed = bytes(reversed(first))
-    (tmp_path / "tr" / NAME).write_bytes(changed)
-    store, _ = open_cache(tmp_path / "tr", tmp_path)
-    assert store.read(NAME, 0, len(changed)) == changed
+def tar(folder, number):
+    return f"train-{number:06d}.tar", (folder / f"train-{number:06d}.tar").read_bytes()
 
 
-def test_a_damaged_entry_is_fetched_again_when_the_reader_says_so(tmp_path):
-    data = data_set(tmp_path / "a", 1)
-    store, _ = open_cache(tmp_path / "a", tmp_path)
-    store.read(NAME, 0, len(data))
-    for entry in entries(tmp_path):
-        entry.write_bytes(bytes(entry.stat().st_size))
-    assert store.read(NAME, 100, 10) == bytes(10)  # only a checksum can see it
-    assert store.reread(NAME, 100, 10) == data[100:110]
-    assert store.read(NAME, 100, 10) == data[100:110]
+def test_any_range_comes_out_right_and_is_fetched_once(server, folder, tmp_path):
+    draw = np.random.default_rng(0)
+    server.bytes.clear()
+    stores = [cache_of(server.url, folder, tmp_path) for _ in range(2)]
+    for number in range(120):
+        name, data = tar(folder, number % 3)
+        start, end = sorted(draw.integers(0, len(data) + 1, 2).tolist())
+        assert stores[number % 2].read(name, start, end - start) == data[start:end]
+    assert server.bytes == {tar(folder, n)[0]: len(tar(folder, n)[1]) for n in range(3)}
+    assert all(path.stat().st_size == int(path.name[65:]) for path in entries(tmp_path))
 
 
-def test_an_entry_that_was_cut_short_is_fetched_again(tmp_path):
-    data = data_set(tmp_path / "a", 1)
-    store, _ = open_cache(tmp_path / "a", tmp_path)
-    store.read(NAME, 0, len(data))
-    for entry in entries(tmp_path):
-        os.truncate(entry, entry.stat().st_size - 1)
-    assert store.read(NAME, 0, len(data)) == data
+def test_data_sets_with_equal_names_do_not_meet_in_a_cache(folder, tmp_path):
+    other = make_shards(tmp_path / "data", shards=6)
+    for number in range(3):  # other pictures under the names of the first
+        (other / f"train-{number + 3:06d}.tar").rename(other / f"train-{number:06d}.tar")
+    with serving(folder) as one, serving(other) as two:
+        for _ in range(2):
+            for number in range(3):
+                for served, where in ((one, folder), (two, other)):
+                    name, data = tar(where, number)
+                    store = cache_of(served.url, folder, tmp_path / "cache")
+                    assert store.read(name, 0, len(data)) == data
 
 
-def test_the_oldest_entries_go_first(tmp_path):
-    data = data_set(tmp_path / "a", 1)
-    store, far = open_cache(tmp_path / "a", tmp_path, max_bytes=4 * BLOCK)
-    for block in range(10):
-        store.read(NAME, block * BLOCK, BLOCK)
-        time.sleep(0.01)  # the file system's clock
-        assert sum(p.stat().st_size for p in entries(tmp_path)) <= 4 * BLOCK
-    before = far.bytes_read
-    store.read(NAME, 9 * BLOCK, BLOCK)
-    store.read(NAME, 7 * BLOCK, BLOCK)
-    assert far.bytes_read == before
-    assert store.read(NAME, 0, BLOCK) == data[:BLOCK]
-    assert far.bytes_read == before + BLOCK
+def test_equal_addresses_with_other_checksums_do_not_meet_in_a_cache(folder, tmp_path):
+    changing = make_shards(tmp_path / "data")
+    with serving(changing) as served:
+        for _ in range(2):
+            store = cache_of(served.url, changing, tmp_path / "cache")
+            name, data = tar(changing, 0)
+            assert store.read(name, 0, len(data)) == data
+            make_shards(tmp_path / "more", shards=4)
+            (tmp_path / "more" / "train-000003.tar").replace(changing / name)
+            text = (changing / "manifest.json").read_text()
+            first = find_split(changing, "train").shards[0]
+            last = find_split(tmp_path / "more", "train").shards[3]
+            (changing / "manifest.json").write_text(text.replace(first.sha256, last.sha256))
 
 
-CHILD = """
+def test_a_damaged_entry_is_found_by_the_pictures_and_fetched_again(
+    server, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dvae.data.cache.PIECE", PIECE)
+    split = cached(find_split(HttpStore(f"{server.url}/data"), "train"), str(tmp_path), 1 << 20)
+    Reader(split).picture(5)
+    server.bytes.clear()
+    for path in entries(tmp_path):
+        if path.stat().st_size > 1000:
+            path.write_bytes(b"\0" * path.stat().st_size)
+    assert Reader(split).picture(5) == Reader(find_split(folder, "train")).picture(5)
+    assert sum(server.bytes.values()) > 0
+    for path in entries(tmp_path):
+        path.write_bytes(path.read_bytes()[:100])  # cut
+    assert Reader(split).picture(5) == Reader(find_split(folder, "train")).picture(5)
+
+
+def test_the_oldest_entries_go_when_the_cache_is_full(server, folder, tmp_path):
+    limit = 3 * PIECE
+    store = cache_of(server.url, folder, tmp_path, limit)
+    order = []
+    for number in (0, 1, 2, 0):
+        name, data = tar(folder, number)
+        for start in range(0, len(data), PIECE):
+            assert store.read(name, start, 10) == data[start : start + 10]
+            order.append(store._entry(name, start)[0])
+            kept = {path.name for path in entries(tmp_path)}
+            assert sum(path.stat().st_size for path in entries(tmp_path)) <= limit
+            newest = list(dict.fromkeys(reversed(order)))[: len(kept)]
+            assert kept == set(newest)
+
+
+def test_a_piece_larger_than_the_cache_is_read_past_it(server, folder, tmp_path):
+    store = cache_of(server.url, folder, tmp_path, limit=100)
+    name, data = tar(folder, 0)
+    assert store.read(name, 0, len(data)) == data
+    assert entries(tmp_path) == []
+
+
+_FILL = """
 import sys
 from pathlib import Path
-from tests.test_cache import BLOCK, NAME, entries, open_cache
-folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-store, far = open_cache(folder, out)
-size = (folder / NAME).stat().st_size
-for turn in range(int(sys.argv[3])):
-    data = store.read(NAME, 0, size)
-    assert data == (folder / NAME).read_bytes()
-    if int(sys.argv[3]) > 1:
-        for entry in entries(out):
-            entry.unlink(missing_ok=True)
-print(far.bytes_read)
+from tests.test_cache import cache_of, tar
+url, folder, cache, times = sys.argv[1:]
+for time in range(int(times)):
+    store = cache_of(url, Path(folder), Path(cache), piece=512)
+    for number in range(3):
+        name, data = tar(Path(folder), number)
+        assert store.read(name, 0, len(data)) == data
+    print("read", flush=True)
 """
 
 
-def child(tmp_path, turns):
-    arguments = [sys.executable, "-c", CHILD, str(tmp_path / "a"), str(tmp_path), str(turns)]
-    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def test_two_processes_fetch_every_byte_once_between_them(tmp_path):
-    data = data_set(tmp_path / "a", 1, size=200_500)
-    processes = [child(tmp_path, 1), child(tmp_path, 1)]
-    fetched = [int(process.communicate(timeout=60)[0]) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert sum(fetched) == len(data)
-
-
-def test_killed_while_it_writes_it_leaves_whole_entries_only(tmp_path):
-    data = data_set(tmp_path / "a", 1, size=200_500)
-    process = child(tmp_path, 10_000)
-    while not (tmp_path / "cache").exists() or not entries(tmp_path):
-        assert process.poll() is None
-        time.sleep(0.01)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    store, _ = open_cache(tmp_path / "a", tmp_path)
-    for entry in entries(tmp_path):
-        assert entry.read_bytes() in data
-    assert store.read(NAME, 0, len(data)) == data
-
-
-FULL = """
-import resource, signal, sys
-from pathlib import Path
-from tests.test_cache import BLOCK, NAME, entries, open_cache
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-data = (folder / NAME).read_bytes()
-store, far = open_cache(folder, out)
-resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK // 2, BLOCK // 2))
-assert store.read(NAME, 0, len(data)) == data
-assert not [p for p in entries(out) if p.stat().st_size == BLOCK]
-"""
-
-
-def test_a_disk_without_room_costs_the_cache_and_one_warning(tmp_path):
-    data_set(tmp_path / "a", 1)
-    arguments = [sys.executable, "-c", FULL, str(tmp_path / "a"), str(tmp_path)]
-    done = subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stderr.count("warning: data.cache_dir=") == 1
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
-    data_set(tmp_path / "a", 1)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"data.cache_dir=.* can't be written"):
-        CachedStore(LocalStore(tmp_path / "a"), Path(tmp_path / "file" / "c"), 1, {}, {})
-
-
-def test_damage_in_the_cache_is_found_by_the_pictures_and_fetched_again(tmp_path):
-    near = find_split(make_shards(tmp_path / "a"), "train")
-    split = cached(
-        dataclasses.replace(near, tars=Counted(tmp_path / "a")), str(tmp_path / "c"), 10**6
+def fill(server, folder, cache, times=1, prepare=""):
+    command = [sys.executable, "-c", prepare + _FILL, server.url, str(folder), str(cache)]
+    return subprocess.Popen(
+        [*command, str(times)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    whole = Reader(near).picture(5)
-    assert Reader(split).picture(5) == whole
-    for entry in (tmp_path / "c").glob("[!.]*"):
-        entry.write_bytes(bytes(entry.stat().st_size))
-    assert Reader(split).picture(5) == whole
-    assert Reader(split).picture(6) == Reader(near).picture(6)
 
 
-def test_what_a_killed_process_left_unfinished_is_removed_when_it_is_old(tmp_path):
-    data_set(tmp_path / "a", 1)
-    store, _ = open_cache(tmp_path / "a", tmp_path)
-    old, new = tmp_path / "cache" / ".tmp-1-x", tmp_path / "cache" / ".tmp-2-x"
+def test_two_processes_share_a_cache_and_fetch_each_piece_once(server, folder, tmp_path):
+    server.bytes.clear()
+    both = [fill(server, folder, tmp_path) for _ in range(2)]
+    for process in both:
+        out, errors = process.communicate(timeout=60)
+        assert (process.returncode, out, errors) == (0, "read\n", "")
+    assert server.bytes == {tar(folder, n)[0]: len(tar(folder, n)[1]) for n in range(3)}
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_writes_leaves_only_whole_entries(server, folder, tmp_path):
+    for _ in range(3):
+        with fill(server, folder, tmp_path, times=1000) as process:
+            while not entries(tmp_path) and process.poll() is None:
+                pass
+            process.send_signal(signal.SIGKILL)
+        for path in entries(tmp_path):
+            assert path.stat().st_size == int(path.name[65:])
+        store = cache_of(server.url, folder, tmp_path, piece=512)
+        for number in range(3):
+            name, data = tar(folder, number)
+            assert store.read(name, 0, len(data)) == data
+        for path in entries(tmp_path):
+            path.unlink()
+
+
+def test_what_a_killed_process_left_unfinished_is_removed_when_it_is_old(server, folder, tmp_path):
+    old, new = tmp_path / ".tmp-1-x", tmp_path / ".tmp-2-x"
     old.write_bytes(b"x")
     new.write_bytes(b"x")
     os.utime(old, (1e9, 1e9))
-    store.read(NAME, 0, 10)
+    cache_of(server.url, folder, tmp_path).read(tar(folder, 0)[0], 0, 10)
     assert not old.exists()
     assert new.exists()
+
+
+def test_a_full_disk_ends_the_caching_with_one_warning(server, folder, tmp_path):
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
+    process = fill(server, folder, tmp_path, prepare=full)
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "read\n")
+    assert errors.count("\n") == 1
+    assert "File too large): shards are read past the cache" in errors
+    assert entries(tmp_path) == []
+
+
+def test_a_cache_that_cannot_be_written_is_refused(server, tmp_path):
+    (tmp_path / "file").write_text("")
+    split = find_split(HttpStore(f"{server.url}/data"), "train")
+    with pytest.raises(UserError, match="data.cache_dir=.* can't be written"):
+        cached(split, str(tmp_path / "file"), 1 << 20)

