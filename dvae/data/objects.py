@@ -38,7 +38,9 @@ class ObjectStore:
         is_s3 = url.startswith("s3:")
         try:
             self._may_pass, self._refused = _s3_failures() if is_s3 else _hub_failures()
-            self._files, root = fsspec.core.url_to_fs(url, **(_S3_OPTIONS if is_s3 else {}))
+            # Not one that the process has: the environment may have changed since.
+            options = {"skip_instance_cache": True} | (_S3_OPTIONS if is_s3 else {})
+            self._files, root = fsspec.core.url_to_fs(url, **options)
         except ImportError:
             package = "'dvae[s3]'" if is_s3 else "huggingface_hub"
             raise UserError(f"{url!r} needs a client: pip install {package}") from None
