@@ -156,9 +156,9 @@ def fuzz(count: int, first: int = 0) -> Counter[tuple[str, str, str]]:
                 command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
             )
         )
+    ended = [(process, *process.communicate()) for process in children]  # all, before any is judged
     outcomes: Counter[tuple[str, str, str]] = Counter()
-    for process in children:
-        out, err = process.communicate()
+    for process, out, err in ended:
         if process.returncode:
             raise RuntimeError(f"a child ended with {process.returncode}:\n{err[-4000:]}")
         result = json.loads(out.splitlines()[-1])
