@@ -150,7 +150,9 @@ def test_missing_shards_end_a_run_with_code_3(recipe, train, shards, tmp_path, c
 
 def children():
     """The processes that this one started."""
-    return {pid for p in Path("/proc/self/task").glob("*/children") for pid in p.read_text().split()}
+    return {
+        pid for p in Path("/proc/self/task").glob("*/children") for pid in p.read_text().split()
+    }
 
 
 def test_reading_starts_no_process_and_takes_no_shared_memory(tmp_path):
