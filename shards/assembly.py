@@ -70,7 +70,8 @@ class Assembly:
         self.write_lines(line_of(pictures[place], self._known[place]) for place in before)
         for result in results:
             self._take(result)
-            bar.set_postfix(rejected=self.reasons.total(), refresh=False)
+            if not result.sample:
+                bar.set_postfix(rejected=self.reasons.total(), refresh=False)
             bar.update()
         for split, writer in self._writers.items():
             count = len(writer.shards)
@@ -83,7 +84,7 @@ class Assembly:
             count = len(writer.shards)
             writer.write(result.sample)
             self._note(result.split, count, result.position)
-            label = result.sample.about["label"]
+            label = result.item.label
             if label is not None and label not in self.labels:
                 self.labels.add(label)
                 self._new_labels.add(label)

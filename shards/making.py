@@ -26,7 +26,9 @@ from shards.parallel import in_order
 from shards.pictures import PictureError, prepare, quiet
 from shards.sources import Item, Listing, Source, shown, shuffled
 from shards.splits import split_of, splits_of
-from shards.writer import Sample, ShardWriter
+from shards.writer import ShardWriter, sample_of
+
+_BATCH = 4  # pictures that a thread takes at a time
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def make_shards(job: Job, listing: Listing) -> Made:
         assembly.write_lines(lines)
         start = min(job.done.end(name) for name in names)
         work = islice(enumerate(pictures), start, None)
-        results = in_order(partial(_pack_one, job, duplicates), work, options.workers)
+        results = in_order(partial(_pack_one, job, duplicates), work, options.workers, _BATCH)
         stack.enter_context(closing(results))
         with _bar("packing", stderr, len(pictures), start) as bar:
             assembly.take_all(results, pictures, start, bar)
@@ -120,17 +122,18 @@ def _pack_one(job: Job, duplicates: Mapping[int, str], work: tuple[int, Item]) -
         made = prepare(original, item.box, options.form)
     except PictureError as error:
         return Packed(position, item, reason=str(error))
+    is_untouched = made.data is original
     about = {
         "source": shown(item.name),
         "label": item.label,
         "width": made.width,
         "height": made.height,
         "bytes": len(made.data),
-        "sha256": hashlib.sha256(made.data).hexdigest(),
+        "sha256": (content if is_untouched else hashlib.sha256(made.data)).hexdigest(),
     }
-    if made.data is not original:
+    if not is_untouched:
         about["source_sha256"] = content.hexdigest()
-    return Packed(position, item, split, Sample(made.data, made.extension, about))
+    return Packed(position, item, split, sample_of(made.data, made.extension, about))
 
 
 def _counts(

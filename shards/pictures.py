@@ -3,7 +3,8 @@
 A JPEG, PNG or WebP stays untouched, byte for byte, when nothing asks for a change: it's upright, its
 mode is RGB or gray of 8 bits, it holds one frame, the box (if any) is the whole picture, the side in
 question is at most `size`, and its format is the one asked for, if one is. It's still decoded to its
-end, so that what is packed is whole. What has to change is decoded, turned upright, brought to RGB
+end, so that what is packed is whole; `--check header` believes a JPEG by its header and its end mark,
+ten times as fast: no cut file passes, but damage amid the data does. What has to change is decoded, turned upright, brought to RGB
 (`dvae.data.formats` says how), cropped, resized and encoded: JPEG (4:4:4) if no format is asked for.
 
 A picture is blurred by `--min-laplacian` if the variance of the Laplacian (4 neighbours) of its gray
@@ -31,6 +32,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from dvae.data.formats import FORMATS, MAX_PIXELS, UNREADABLE, UnknownColours, to_rgb
 from shards.form import Form
 from shards.geometry import Box, BoxError, ShapeError, plan, resized, turned, upright_size
+from shards.jpeg import has_end, plain_size
 
 _KEPT = {"PNG": "png", "WEBP": "webp"}  # format -> extension, beside JPEG
 _SHARPNESS_SIDE = 128  # pixels
@@ -83,11 +85,10 @@ def prepare(data: bytes, box: Box | None, form: Form) -> Prepared:
         PictureError: the picture can't be packed.
     """
     try:
+        if believed := _believed(data, box, form):
+            return believed
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise PictureError(
-                    f"too many pixels: {image.width}x{image.height}, more than {MAX_PIXELS}"
-                )
+            _check_pixels(image)
             if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
                 return _prepare_jpeg(data, image, box, form)
             return _prepare_other(data, image, box, form)
@@ -105,6 +106,11 @@ def prepare(data: bytes, box: Box | None, form: Form) -> Prepared:
         raise PictureError("too little memory: to decode it") from None
     except UNREADABLE as error:
         raise PictureError(f"damaged: {_reason(error)}") from None
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise PictureError(f"too many pixels: {image.width}x{image.height}, more than {MAX_PIXELS}")
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -137,8 +143,9 @@ def _prepare_jpeg(data: bytes, image: Image.Image, box: Box | None, form: Form) 
     except ValueError:
         return _prepare_other(data, image, box, form)  # a sampling that it doesn't know
     if orientation == 1 and not made.is_change and form.format in (None, "jpg"):
-        gray = simplejpeg.decode_jpeg(data, "GRAY")
-        _check_sharpness(Image.fromarray(gray[:, :, 0]), form)
+        if not _is_believed(data, form):
+            gray = simplejpeg.decode_jpeg(data, "GRAY")
+            _check_sharpness(Image.fromarray(gray[:, :, 0]), form)
         return Prepared(data, "jpg", width, height)
     factor = made.factor
     least = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
@@ -147,6 +154,18 @@ def _prepare_jpeg(data: bytes, image: Image.Image, box: Box | None, form: Form) 
         factor, pixels = 1, simplejpeg.decode_jpeg(data, "RGB")
     upright = turned(Image.fromarray(pixels), orientation)
     return _encode(resized(upright, made, factor, orientation), form)
+
+
+def _believed(data: bytes, box: Box | None, form: Form) -> Prepared | None:
+    """A plain JPEG that stays untouched, by its header and end; None if it has to be opened."""
+    size = plain_size(data) if _is_believed(data, form) and form.format in (None, "jpg") else None
+    if not size or size[0] * size[1] > MAX_PIXELS or plan(size, box, form).is_change:
+        return None
+    return Prepared(data, "jpg", *size)
+
+
+def _is_believed(data: bytes, form: Form) -> bool:
+    return form.check == "header" and form.min_laplacian is None and has_end(data)
 
 
 def _prepare_other(data: bytes, image: Image.Image, box: Box | None, form: Form) -> Prepared:

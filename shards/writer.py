@@ -18,11 +18,25 @@ from shards import tar
 
 
 class Sample(NamedTuple):
-    """What is written for one picture: its bytes, their extension and its JSON."""
+    """What is written for one picture: its bytes, their extension and CRC-32, and its JSON."""
 
     data: bytes
     extension: str
-    about: dict[str, Any]
+    crc32: int
+    note: bytes
+
+    @property
+    def blocks(self) -> int:
+        """Bytes that it takes in a tar."""
+        return tar.padded(len(self.data)) + tar.padded(len(self.note)) + 2 * tar.BLOCK
+
+
+_to_json = json.JSONEncoder(sort_keys=True).encode
+
+
+def sample_of(data: bytes, extension: str, about: dict[str, Any]) -> Sample:
+    """A sample; the work that needs no order is done here, on whatever thread."""
+    return Sample(data, extension, zlib.crc32(data), _to_json(about).encode())
 
 
 class ShardWriter:
@@ -63,16 +77,14 @@ class ShardWriter:
     def write(self, sample: Sample) -> None:
         """Append a sample, to a new shard if it doesn't fit into this one."""
         key = f"{self._split}-{self.samples:09d}"
-        note = json.dumps(sample.about, sort_keys=True).encode()
-        blocks = tar.padded(len(sample.data)) + tar.padded(len(note)) + 2 * tar.BLOCK
-        if self._file and self._size + blocks + len(tar.END) > self._shard_bytes:
+        if self._file and self._size + sample.blocks + len(tar.END) > self._shard_bytes:
             self.close()
         if not self._file:
             self._open()
         start = self._put(f"{key}.{sample.extension}", sample.data)
-        note_start = self._put(f"{key}.json", note)
-        picture = (start, len(sample.data), zlib.crc32(sample.data), 1)
-        self._rows.append((*picture, note_start, len(note), zlib.crc32(note)))
+        note_start = self._put(f"{key}.json", sample.note)
+        picture = (start, len(sample.data), sample.crc32, 1)
+        self._rows.append((*picture, note_start, len(sample.note), zlib.crc32(sample.note)))
         self.samples += 1
 
     def _open(self) -> None:
@@ -87,8 +99,7 @@ class ShardWriter:
         self._append(tar.header(name, len(data)))
         start = self._size
         failpoint("member")
-        self._append(data)
-        self._append(bytes(tar.padded(len(data)) - len(data)))
+        self._append(data + bytes(-len(data) % tar.BLOCK))
         return start
 
     def _append(self, data: bytes) -> None:

@@ -14,7 +14,7 @@ from dvae.data.index import find_split, write_shard_manifest
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from shards.tar import BLOCK
-from shards.writer import Sample, ShardWriter
+from shards.writer import ShardWriter, sample_of
 
 SIZE = 16  # pixels of a batch's pictures
 # Bits whose flip leaves a header's checksum the same number: a leading "0" and the two at its end.
@@ -37,7 +37,7 @@ def make_shards(folder: Path, shards: int = 3, samples: int = 4, split: str = "t
     folder.mkdir(parents=True, exist_ok=True)
     with ShardWriter(folder, split, samples * 5 * BLOCK + 2 * BLOCK) as writer:
         for number in range(shards * samples):
-            writer.write(Sample(picture(number), "jpg", {"label": f"dog {number}"}))
+            writer.write(sample_of(picture(number), "jpg", {"label": f"dog {number}"}))
     assert [shard.samples for shard in writer.shards] == [samples] * shards
     write_shard_manifest(folder, {split: writer.shards}, {})
     return folder
