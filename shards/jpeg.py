@@ -44,4 +44,5 @@ def _size(frame: bytes) -> tuple[int, int] | None:
 
 def has_end(data: bytes) -> bool:
     """Whether the end mark follows the last scan's start; a cut file has none there."""
-    return data.rfind(_END) > data.rfind(_SCAN)
+    end = data.rfind(_END)
+    return end >= 0 and data.find(_SCAN, end) < 0

@@ -85,12 +85,13 @@ def prepare(data: bytes, box: Box | None, form: Form) -> Prepared:
         PictureError: the picture can't be packed.
     """
     try:
-        if believed := _believed(data, box, form):
-            return believed
+        if size := plain_size(data):
+            _check_pixels(size)
+            return _prepare_jpeg(data, size, 1, box, form)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image)
-            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-                return _prepare_jpeg(data, image, box, form)
+            _check_pixels(image.size)
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and _is_known(data):
+                return _prepare_jpeg(data, image.size, orientation_of(image), box, form)
             return _prepare_other(data, image, box, form)
     except UnidentifiedImageError:
         raise PictureError("not a picture: no JPEG, PNG, WebP, BMP, GIF or TIFF") from None
@@ -108,9 +109,18 @@ def prepare(data: bytes, box: Box | None, form: Form) -> Prepared:
         raise PictureError(f"damaged: {_reason(error)}") from None
 
 
-def _check_pixels(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise PictureError(f"too many pixels: {image.width}x{image.height}, more than {MAX_PIXELS}")
+def _check_pixels(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise PictureError(f"too many pixels: {size[0]}x{size[1]}, more than {MAX_PIXELS}")
+
+
+def _is_known(data: bytes) -> bool:
+    """Whether simplejpeg knows a JPEG's sampling."""
+    try:
+        simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return False
+    return True
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -133,17 +143,15 @@ def stored_orientation(data: bytes) -> int:
         return 1
 
 
-def _prepare_jpeg(data: bytes, image: Image.Image, box: Box | None, form: Form) -> Prepared:
+def _prepare_jpeg(
+    data: bytes, size: tuple[int, int], orientation: int, box: Box | None, form: Form
+) -> Prepared:
     """By simplejpeg, which is faster, and refuses damage that Pillow lets pass."""
-    orientation = orientation_of(image)
-    made = plan(upright_size(image.size, orientation), box, form)
-    width, height = image.size
-    try:
-        simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return _prepare_other(data, image, box, form)  # a sampling that it doesn't know
+    made = plan(upright_size(size, orientation), box, form)
+    width, height = size
     if orientation == 1 and not made.is_change and form.format in (None, "jpg"):
-        if not _is_believed(data, form):
+        is_believed = form.check == "header" and form.min_laplacian is None and has_end(data)
+        if not is_believed:
             gray = simplejpeg.decode_jpeg(data, "GRAY")
             _check_sharpness(Image.fromarray(gray[:, :, 0]), form)
         return Prepared(data, "jpg", width, height)
@@ -154,18 +162,6 @@ def _prepare_jpeg(data: bytes, image: Image.Image, box: Box | None, form: Form) 
         factor, pixels = 1, simplejpeg.decode_jpeg(data, "RGB")
     upright = turned(Image.fromarray(pixels), orientation)
     return _encode(resized(upright, made, factor, orientation), form)
-
-
-def _believed(data: bytes, box: Box | None, form: Form) -> Prepared | None:
-    """A plain JPEG that stays untouched, by its header and end; None if it has to be opened."""
-    size = plain_size(data) if _is_believed(data, form) and form.format in (None, "jpg") else None
-    if not size or size[0] * size[1] > MAX_PIXELS or plan(size, box, form).is_change:
-        return None
-    return Prepared(data, "jpg", *size)
-
-
-def _is_believed(data: bytes, form: Form) -> bool:
-    return form.check == "header" and form.min_laplacian is None and has_end(data)
 
 
 def _prepare_other(data: bytes, image: Image.Image, box: Box | None, form: Form) -> Prepared:

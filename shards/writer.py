@@ -34,6 +34,10 @@ class Sample(NamedTuple):
 _to_json = json.JSONEncoder(sort_keys=True).encode
 
 
+def _padding(data: bytes) -> bytes:
+    return bytes(-len(data) % tar.BLOCK)
+
+
 def sample_of(data: bytes, extension: str, about: dict[str, Any]) -> Sample:
     """A sample; the work that needs no order is done here, on whatever thread."""
     return Sample(data, extension, zlib.crc32(data), _to_json(about).encode())
@@ -81,8 +85,17 @@ class ShardWriter:
             self.close()
         if not self._file:
             self._open()
-        start = self._put(f"{key}.{sample.extension}", sample.data)
-        note_start = self._put(f"{key}.json", sample.note)
+        start = self._size + tar.BLOCK
+        self._append(tar.header(f"{key}.{sample.extension}", len(sample.data)))
+        failpoint("member")
+        self._append(sample.data)
+        note_start = start + tar.padded(len(sample.data)) + tar.BLOCK
+        self._append(
+            _padding(sample.data)
+            + tar.header(f"{key}.json", len(sample.note))
+            + sample.note
+            + _padding(sample.note)
+        )
         picture = (start, len(sample.data), sample.crc32, 1)
         self._rows.append((*picture, note_start, len(sample.note), zlib.crc32(sample.note)))
         self.samples += 1
@@ -93,14 +106,6 @@ class ShardWriter:
         self._size = 0  # bytes written
         self._digest = hashlib.sha256()
         self._rows: list[tuple[int, ...]] = []
-
-    def _put(self, name: str, data: bytes) -> int:
-        """Append a member; returns where its data starts."""
-        self._append(tar.header(name, len(data)))
-        start = self._size
-        failpoint("member")
-        self._append(data + bytes(-len(data) % tar.BLOCK))
-        return start
 
     def _append(self, data: bytes) -> None:
         assert self._file is not None
