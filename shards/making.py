@@ -24,6 +24,7 @@ from shards.journal import Done, Journal
 from shards.options import Options
 from shards.parallel import in_order
 from shards.pictures import PictureError, prepare, quiet
+from shards.place import Place
 from shards.sources import Item, Listing, Source, shown, shuffled
 from shards.splits import split_of, splits_of
 from shards.writer import ShardWriter, sample_of
@@ -36,6 +37,7 @@ class Job:
     """All that decides what becomes of the pictures."""
 
     options: Options
+    place: Place
     source: Source
     wanted: dict[str, Any]  # the options that determine the bytes
     finished: Finished  # the set that is appended to
@@ -52,7 +54,7 @@ class Made(NamedTuple):
 
 def make_shards(job: Job, listing: Listing) -> Made:
     """Write the shards that are missing yet, rejected.jsonl and, last, the manifest."""
-    options, out, finished = job.options, job.options.out, job.finished
+    options, place, finished = job.options, job.place, job.finished
     with ExitStack() as stack:
         stderr = stack.enter_context(quiet())
         pictures = shuffled(listing.pictures, options.seed)
@@ -60,12 +62,12 @@ def make_shards(job: Job, listing: Listing) -> Made:
         if finished.shards:
             with _bar("comparing", stderr) as bar:
                 pictures = new_pictures(finished, job.source, pictures, options.workers, bar)
-            lines = lines_kept(out, pictures)
+            lines = lines_kept(place.store, pictures)
         duplicates = _duplicates(job, pictures, stderr)
         names = sorted({*splits_of(listing.splits, options), *finished.splits})
         writers = {name: stack.enter_context(_writer(job, name)) for name in names}
-        rejected = stack.enter_context(whole_file(out / output.REJECTED))
-        journal = Journal(out, job.digest, len(job.done.entries))
+        rejected = stack.enter_context(whole_file(place.folder / output.REJECTED))
+        journal = stack.enter_context(Journal(place.folder, job.digest, len(job.done.entries)))
         assembly = Assembly(writers, rejected, journal, job.done)
         assembly.write_lines(lines)
         start = min(job.done.end(name) for name in names)
@@ -83,8 +85,8 @@ def make_shards(job: Job, listing: Listing) -> Made:
         "counts": counted,
         "classes": sorted(assembly.labels | set(finished.classes)),
     }
-    made = {name: writer.shards for name, writer in writers.items()}
-    write_shard_manifest(out, made, about)
+    made = {name: [*_old_shards(job, name), *journal.shards.get(name, ())] for name in names}
+    write_shard_manifest(place.folder, made, about)
     return Made(made, assembly.reasons)
 
 
@@ -102,9 +104,14 @@ def _duplicates(job: Job, pictures: list[Item], stderr: TextIO) -> dict[int, str
         return find_duplicates(form, job.source, pictures, job.finished, workers, bar)
 
 
+def _old_shards(job: Job, split: str) -> list[Shard]:
+    return [*job.finished.shards_of(split), *job.done.shards(split)]
+
+
 def _writer(job: Job, split: str) -> ShardWriter:
-    shards = [*job.finished.shards_of(split), *job.done.shards(split)]
-    return ShardWriter(job.options.out, split, job.options.shard_bytes, shards)
+    shards = _old_shards(job, split)
+    samples = sum(shard.samples for shard in shards)
+    return ShardWriter(job.place, split, job.options.shard_bytes, len(shards), samples)
 
 
 def _pack_one(job: Job, duplicates: Mapping[int, str], work: tuple[int, Item]) -> Packed:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from dvae.data.location import scheme_of
 from dvae.errors import UserError
 from shards.form import Form, add_form, taken_from
 from shards.layouts import NAMES
@@ -27,8 +28,9 @@ class Options:
         UserError: a value outside its range.
     """
 
-    source: Path
-    out: Path
+    source: Path | str  # str: a URL
+    out: Path | str
+    staging: Path | None = None
     form: Form = Form()
     layout: str | None = None
     boxes: Path | None = None  # "source": the boxes that SOURCE itself names
@@ -64,6 +66,18 @@ def is_split_name(text: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z]([A-Za-z0-9_-]{0,29}[A-Za-z_])?", text))
 
 
+def location(text: str) -> Path | str:
+    """A path, or a URL as a text.
+
+    Raises:
+        UserError: a URL of a kind that isn't read from.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        scheme_of(text)
+        return text
+    return Path(text)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are `UserError`: one line, exit code 2."""
 
@@ -83,8 +97,9 @@ def parse(arguments: Sequence[str]) -> Options:
         description="Pack pictures into WebDataset shards.",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder, list, archive, shards or data set")
-    add("out", type=Path, metavar="OUT", help="folder that receives the shards")
+    add("source", type=location, metavar="SOURCE", help="folder, list, archive, shards, data set")
+    add("out", type=location, metavar="OUT", help="folder that receives the shards, or s3://…")
+    add("--staging", type=Path, metavar="DIR", help="where what is remote lies meanwhile")
     add_form(add)
     add("--layout", choices=NAMES, help="what SOURCE is, where it's not recognised rightly")
     add("--boxes", type=Path, metavar="CSV", help="crop boxes, file,x0,y0,x1,y1; or: source")

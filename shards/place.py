@@ -1,0 +1,133 @@
+"""Where shards go: a local folder, or a folder in an object store behind a local one.
+
+What goes to an object store is made whole in the local folder first, sent, and removed here; an upload
+appears under its name when it's complete, so that contract 3 holds there too. The mark, the journal
+and the lock of an unfinished packing stay here: the same command on the same machine goes on.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dvae.data.index import Shard
+from dvae.data.objects import ObjectStore
+from dvae.data.patience import Deadline, gather
+from dvae.data.storage import LocalStore, Store
+from dvae.errors import UserError
+
+STAGING = Path("~/.cache/dvae-packing")
+
+
+class Bucket(ObjectStore):
+    """An object store that is written to."""
+
+    def upload(self, path: Path, name: str) -> None:
+        """Send a file.
+
+        Raises:
+            StoreError: it can't be sent, or has another size there.
+        """
+        self._insist(name, lambda: self._files.put_file(str(path), f"{self._root}/{name}"))
+        if self.size(name) != path.stat().st_size:
+            raise UserError(f"{self.shown}/{name} has another size than what was sent: try again")
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return bool(self._insist(name, lambda: self._files.exists(f"{self._root}/{name}")))
+
+    def remove(self, name: str) -> None:
+        """Delete a file that may be there."""
+        if self.has(name):
+            self._insist(name, lambda: self._files.rm_file(f"{self._root}/{name}"))
+
+    def there(self) -> list[str]:
+        """The files of the folder; none if there's no such folder."""
+        if not self._insist("", lambda: self._files.exists(self._root)):
+            return []
+        self._files.invalidate_cache()
+        return self.names()
+
+    def _insist(self, name: str, request: Callable[[], object]) -> object:
+        answer: list[object] = []
+
+        def pieces(_: int, __: Deadline) -> Iterator[bytes]:
+            answer.append(self._try(name, request))
+            yield b"\0"
+
+        gather(pieces, 1, self.patience, f"{self.shown}/{name}")
+        return answer[-1]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where shards go: `folder`, or `url` by way of it."""
+
+    folder: Path
+    url: str = ""
+
+    @cached_property
+    def store(self) -> Store:
+        """What can be read there."""
+        return self._bucket if self.url else LocalStore(self.folder)
+
+    @cached_property
+    def _bucket(self) -> Bucket:
+        return Bucket(self.url)
+
+    @property
+    def shown(self) -> str:
+        """Its name in messages."""
+        return self.url or str(self.folder)
+
+    def names(self) -> list[str]:
+        """The files that are there."""
+        if self.url:
+            return self._bucket.there()
+        return [path.name for path in self.folder.glob("*") if path.is_file()]
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return self._bucket.has(name) if self.url else (self.folder / name).exists()
+
+    def publish(self, *names: str, keep: bool = False) -> None:
+        """Bring whole files of `folder` to where they belong, in this order."""
+        for name in names if self.url else ():
+            self._bucket.upload(self.folder / name, name)
+            if not keep:
+                (self.folder / name).unlink()
+
+    def publish_shard(self, shard: Shard) -> None:
+        """Bring a shard and its index there."""
+        self.publish(shard.index_name, shard.name)
+
+    def remove(self, name: str) -> None:
+        """Delete a file there that may not exist."""
+        if self.url:
+            self._bucket.remove(name)
+        else:
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def place_of(out: Path | str, staging: Path | None) -> Place:
+    """The place that OUT names.
+
+    Args:
+        out: a folder, or the URL of one in an object store.
+        staging: where files lie until they're sent; None: a folder of its own in the user's cache.
+
+    Raises:
+        UserError: OUT is a file, a web address, or an object store whose client is absent.
+    """
+    if isinstance(out, Path):
+        if out.exists() and not out.is_dir():
+            raise UserError(f"OUT {str(out)!r} is a file: give a folder")
+        return Place(out)
+    if out.startswith("http"):
+        raise UserError(f"OUT {out!r} can't be written to: give a folder or s3://BUCKET/FOLDER")
+    url = out.rstrip("/")
+    name = hashlib.sha256(url.encode()).hexdigest()[:16]
+    place = Place((staging or STAGING.expanduser()) / name, url)
+    assert place.store  # the client is there, and the URL holds no secret
+    return place
