@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dvae.data.index import MAX_MANIFEST, Shard, Split, read_index, read_splits
+from dvae.data.index import read_index
+from dvae.data.manifest import MAX_MANIFEST, Shard, Split, read_splits
 from dvae.data.storage import Store, StoreError
 from dvae.errors import UserError
 from dvae.files import MANIFEST

@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from dvae.data.index import Shard, is_shard_name, read_index
+from dvae.data.index import read_index
+from dvae.data.manifest import Shard, is_shard_name
 from dvae.errors import UserError
 from dvae.files import write_json
 from shards.damage import tar_damage

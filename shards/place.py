@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dvae.data.index import Shard
+from dvae.data.manifest import Shard
 from dvae.data.objects import ObjectStore
 from dvae.data.patience import Deadline, gather
 from dvae.data.storage import LocalStore, Store

@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections import Counter
 
-from dvae.data.index import Shard
+from dvae.data.manifest import Shard
 from shards import output
 from shards.sources import Listing, shown
 

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dvae.data.index import MAX_MANIFEST, Shard, Split, read_index, read_splits
+from dvae.data.index import read_index
+from dvae.data.manifest import MAX_MANIFEST, Shard, Split, read_splits
 from dvae.data.objects import ObjectStore
 from dvae.data.storage import LocalStore, Store, StoreError, open_store
 from dvae.errors import DataError, UserError, exit_code_of
