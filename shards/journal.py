@@ -25,8 +25,6 @@ from shards.parallel import in_order
 from shards.place import Place
 from shards.writer import Full
 
-_MOST_PENDING = 2  # full shards, beside those that are being filled
-
 
 class Note(NamedTuple):
     """What else had become of the pictures when a shard was full."""
@@ -82,13 +80,15 @@ class Journal:
         folder: of the entries.
         options: the digest of this run's.
         first: number of the first entry.
+        most: full shards that may wait, beside those that are being filled.
     """
 
-    def __init__(self, folder: Path, options: str, first: int) -> None:
+    def __init__(self, folder: Path, options: str, first: int, most: int) -> None:
         self.shards: dict[str, list[Shard]] = {}  # finished ones, by split
         self._folder = folder
         self._options = options
         self._next = first
+        self._most = most
         self._is_next = True  # all before are journaled; false for ever once one has failed
         self._thread = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
@@ -103,7 +103,7 @@ class Journal:
         """Have a shard finished; waits if too many aren't, and raises what one of them raised."""
         self._pending.append(self._thread.submit(self._finish, full, note))
         pending = self._pending
-        while len(pending) > _MOST_PENDING or (pending and pending[0].done()):
+        while len(pending) > self._most or (pending and pending[0].done()):
             pending.popleft().result()
 
     def finish(self) -> None:

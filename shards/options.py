@@ -40,6 +40,7 @@ class Options:
     ignore_splits: bool = False
     seed: int = 0
     workers: int = 1
+    engine: str = "threads"  # or ray
     overwrite: bool = False
     dedupe: str = "none"  # or exact, or near
     append: bool = False
@@ -108,13 +109,19 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--split", default="train", metavar="NAME", help="of pictures that SOURCE gives none")
     add("--ignore-splits", action="store_true", help="forget the splits that SOURCE names")
     add("--seed", type=int, default=0, help="of the order of samples and of --val's choice")
-    add("--workers", type=int, default=min(os.cpu_count() or 1, 16), help="threads that decode")
+    add("--workers", type=int, default=_cores(), help="threads (default: all cores)")
+    add("--engine", choices=("threads", "ray"), default="threads", help="ray: on a Ray cluster")
     add("--dedupe", choices=("none", "exact", "near"), default="none", help=_DEDUPE)
     add("--append", action="store_true", help="add pictures that a finished OUT doesn't have yet")
     add("--overwrite", action="store_true", help="replace shards that an earlier run put in OUT")
     parsed = parser.parse_args(arguments)
     form = taken_from(parsed)
     return Options(form=form, **vars(parsed))
+
+
+def _cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 def _bytes(text: str) -> int:

@@ -31,9 +31,10 @@ from shards import output, summary
 from shards.boxes import choose_boxes
 from shards.finished import Finished, read_finished
 from shards.form import Form
+from shards.job import Job
 from shards.journal import Done, digest_of, journal_name, read_done
 from shards.layouts import FOLDER
-from shards.making import Job, make_shards
+from shards.making import make_shards
 from shards.options import Options, parse
 from shards.place import Place, place_of
 from shards.recognise import open_source

@@ -95,6 +95,8 @@ class ObjectStore:
     def walk(self) -> Iterator[tuple[str, int]]:
         """The path, below the folder, and the size of each file below it, a folder at a time.
 
+        A folder without a name can't be listed; its path ends with a slash.
+
         Raises:
             StoreError: it can't be listed.
         """
@@ -107,9 +109,10 @@ class ObjectStore:
                 raise StoreError(f"{self.shown}{folder} can't be listed: {error}") from None
             for entry in entries:
                 path = str(entry["name"])[len(self._root) :]
-                if entry["type"] == "directory":
-                    folders.append(path)
-                elif path.strip("/"):
+                is_folder = entry["type"] == "directory"
+                if is_folder and path.rstrip("/") != folder:  # a//b has a folder without a name
+                    folders.append(path.rstrip("/"))
+                elif is_folder or path.strip("/"):
                     yield path.lstrip("/"), int(entry["size"])
 
     def _try(self, name: str, request: Callable[[], _Answer]) -> _Answer:
