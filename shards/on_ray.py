@@ -84,12 +84,16 @@ class RayEngine:
             import ray
         except ImportError:
             raise UserError("--engine ray needs Ray: pip install 'dvae[ray]'") from None
-        own = {"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        settings: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else own
+        address = os.environ.get("RAY_ADDRESS", "")
+        # Ray takes 127.0.0.1 for this machine's outer address, and listens there, unless it's told.
+        host = address.rpartition(":")[0] if address else "127.0.0.1"
+        settings: dict[str, Any] = {"_node_ip_address": host} if host.startswith("127.") else {}
+        if not address:
+            settings |= {"num_cpus": workers, "include_dashboard": False}
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", **settings)
         except ConnectionError as error:
-            raise UserError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}") from None
+            raise UserError(f"RAY_ADDRESS {address!r}: {error}") from None
         self._ray = ray
         self._prepare = ray.remote(num_returns=2, max_retries=_RETRIES)(prepare_block)
         self._write = ray.remote(max_retries=_RETRIES)(write_shard)

@@ -45,7 +45,7 @@ def cluster(request):
         env=environment | request.param,
     ) as process:
         lines = iter(process.stdout.readline, "")
-        address = next(line.strip() for line in lines if line.startswith("127.0.0.1:"))
+        address = next(line.strip() for line in lines if line.startswith("127.0.0.2:"))
         yield environment | {"RAY_ADDRESS": address}
         process.stdin.close()
 
