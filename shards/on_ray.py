@@ -116,8 +116,15 @@ class RayEngine:
         while waiting:
             yield from self._taken(*waiting.popleft())
 
+    def _get(self, reference: Any) -> Any:
+        """A task's result, or the error that it ended with."""
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
     def _taken(self, summary: Any, samples: Any) -> Generator[Packed]:
-        for place, packed in enumerate(self._ray.get(summary)):
+        for place, packed in enumerate(self._get(summary)):
             size = packed.sample
             yield packed._replace(sample=size and Reference(size.blocks, samples, place))
 
@@ -132,7 +139,7 @@ class RayEngine:
             chosen = [[reference.place for reference in group] for group in groups]
             blocks = [group[0].block for group in groups]
             shard = write(_bare(job.place), split, number, samples, chosen, *blocks)
-            return lambda: self._ray.get(shard)
+            return lambda: self._get(shard)
 
         return nullcontext(RayWriter(written, job.options.shard_bytes, number, samples))
 
