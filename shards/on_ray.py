@@ -89,7 +89,7 @@ class RayEngine:
         host = address.rpartition(":")[0] if address else "127.0.0.1"
         settings: dict[str, Any] = {"_node_ip_address": host} if host.startswith("127.") else {}
         if not address:
-            settings |= {"num_cpus": workers, "include_dashboard": False}
+            settings |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", **settings)
         except ConnectionError as error:
