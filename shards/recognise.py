@@ -15,7 +15,6 @@ from shards.layouts import FOLDER, LAYOUTS, SHARDS, Layout
 from shards.lists import SUFFIXES as LISTS
 from shards.lists import PictureList
 from shards.notes import Notes
-from shards.remote_source import RemoteFolder, find_remote
 from shards.sources import Item, Plain, Source, Tree, has_picture_name
 from shards.webdataset_shards import WebDatasetShards
 
@@ -81,9 +80,17 @@ def open_source(
     Raises:
         UserError: there's nothing, or nothing that is known, or it hasn't the layout.
     """
-    path = find_remote(location, staging) if isinstance(location, str) else location
-    if isinstance(path, RemoteFolder):
-        return _of_tree(path, layout, path.url)
+    if isinstance(location, str):
+        from shards.remote_source import find_remote  # and fsspec, which local packing does without
+
+        there = find_remote(location, staging)
+        if not isinstance(there, Path):
+            return _of_tree(there, layout, location)
+        location = there
+    return _open_local(location, layout)
+
+
+def _open_local(path: Path, layout: str | None) -> tuple[str, Source]:
     if path.is_file() and path.suffix.lower() in LISTS:
         return "list", PictureList(path)
     columns = (path,) if path.suffix.lower() == ".parquet" else find_columns(path)
