@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dvae.data.formats import MAX_BYTES, MAX_JSON_BYTES
-from dvae.data.index import missing_shards, read_index
+from dvae.data.index import Extent, Row, read_index, refuse_missing, row_of
 from dvae.data.manifest import Shard, Split
 from dvae.data.order import Span
 from dvae.data.storage import StoreError
@@ -35,8 +35,7 @@ class BadSample(Exception):  # noqa: N818 - an outcome that is counted, not an e
     """A sample that can't be used, with the reason."""
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """The bytes of one image member."""
 
     data: bytes
@@ -56,7 +55,8 @@ class _Member(NamedTuple):
     """Where a member lies, and its header and bytes as they came."""
 
     shard: int  # its number over all splits
-    row: np.void
+    extent: Extent
+    orientation: int
     block: bytes
 
 
@@ -69,7 +69,7 @@ class Reader:
 
     def __init__(self, *splits: Split, verify: bool = True) -> None:
         for split in splits:
-            _refuse_missing(split)
+            refuse_missing(split)
         self.splits = splits
         self.verify = verify
         self.is_remote = any(split.tars.is_remote for split in splits)
@@ -91,9 +91,8 @@ class Reader:
         Raises:
             BadSample: it can't be read, is cut short, or isn't what was packed.
         """
-        member = self._taken(sample) if self.is_remote else self._read(sample, "", MAX_BYTES)
-        data = self._checked(member, "")
-        return Picture(data, int(member.row["orientation"]))
+        member = self._taken(sample) if self.is_remote else self._picture(sample)
+        return Picture(self._checked(member), member.orientation)
 
     def about(self, sample: int) -> dict[str, Any]:
         """The JSON member of a sample, {} where it has none or a damaged one.
@@ -101,7 +100,8 @@ class Reader:
         A member that holds a class or a text instead becomes {"label": TEXT}.
         """
         try:
-            data = self._checked(self._read(sample, "json_", MAX_JSON_BYTES), "json_") or b"{}"
+            number, row = self._row(sample)
+            data = self._checked(self._read(number, row.json, 1, MAX_JSON_BYTES)) or b"{}"
         except BadSample:
             return {}
         try:
@@ -153,7 +153,7 @@ class Reader:
             member = self.windows.take(sample)
         except DataError as error:
             raise BadSample(str(error)) from None
-        member = member or self._read(sample, "", MAX_BYTES)
+        member = member or self._picture(sample)
         with self._lock:
             self._headers[sample] = member.block[:100]
             if len(self._headers) > HEADERS:
@@ -171,66 +171,71 @@ class Reader:
         if not rows["size"].sum() <= end - begin <= MAX_SPAN:
             raise DataError(f"{span.samples} samples of {shard.name} can't be read by one request")
         data = split.tars.read(shard.name, begin, end - begin)
-        places = zip((rows["offset"] - BLOCK).tolist(), rows["size"].tolist(), rows, strict=True)
-        return [
-            _Member(number, row, data[max(0, at - begin) : at - begin + BLOCK + size])
-            for at, size, row in places
-        ]
+        members = []
+        for row in (row_of(rows, place) for place in range(span.samples)):
+            at = row.picture.offset - BLOCK - begin
+            block = data[max(0, at) : at + BLOCK + row.picture.size]
+            members.append(_Member(number, row.picture, row.orientation, block))
+        return members
 
     def _bytes_of(self, span: Span) -> float:
         _, shard = self._shard(self._shard_of(span.first))
         return shard.bytes * span.samples / shard.samples
 
-    def _read(self, sample: int, field: str, largest: int) -> _Member:
-        """A member by a request of its own; without a size it has no bytes."""
+    def _row(self, sample: int) -> tuple[int, Row]:
+        """The number of a sample's shard, and its row there."""
         number = self._shard_of(sample)
         try:
-            row = self._index(number)[sample - self._first[number]]
+            return number, row_of(self._index(number), sample - self._first[number])
         except DataError as error:
             if not self.is_remote:
                 raise
             raise BadSample(str(error)) from None
-        size = int(row[f"{field}size"])
-        if size > largest:
-            raise BadSample(f"its {size} bytes are more than {largest}")
-        return _Member(number, row, self._block(number, row, field) if size else b"")
 
-    def _block(self, number: int, row: np.void, field: str, again: bool = False) -> bytes:
+    def _picture(self, sample: int) -> _Member:
+        number, row = self._row(sample)
+        return self._read(number, row.picture, row.orientation, MAX_BYTES)
+
+    def _read(self, number: int, extent: Extent, orientation: int, largest: int) -> _Member:
+        """A member by a request of its own; without a size it has no bytes."""
+        if extent.size > largest:
+            raise BadSample(f"its {extent.size} bytes are more than {largest}")
+        block = self._block(number, extent) if extent.size else b""
+        return _Member(number, extent, orientation, block)
+
+    def _block(self, number: int, extent: Extent, again: bool = False) -> bytes:
         """A member's header and bytes."""
         split, shard = self._shard(number)
-        offset, size = int(row[f"{field}offset"]), int(row[f"{field}size"])
-        if offset < BLOCK:
+        if extent.offset < BLOCK:
             raise BadSample("its place in the index leaves no room for a header")
         read = split.tars.reread if again else split.tars.read
         try:
-            return read(shard.name, offset - BLOCK, BLOCK + size)
+            return read(shard.name, extent.offset - BLOCK, BLOCK + extent.size)
         except StoreError as error:
             raise BadSample(str(error)) from None
 
-    def _checked(self, member: _Member, field: str) -> bytes:
+    def _checked(self, member: _Member) -> bytes:
         """A member's bytes, if they and the header are those that were packed."""
-        wrong = self._wrong(member, field)
+        wrong = self._wrong(member)
         if wrong and self.is_remote:  # it may have been damaged on its way
-            block = self._block(member.shard, member.row, field, again=True)
-            member = member._replace(block=block)
-            wrong = self._wrong(member, field)
+            member = member._replace(block=self._block(member.shard, member.extent, again=True))
+            wrong = self._wrong(member)
         if wrong:
             raise BadSample(wrong)
         return member.block[BLOCK:]
 
-    def _wrong(self, member: _Member, field: str) -> str:
+    def _wrong(self, member: _Member) -> str:
         if not self.verify or not member.block:
             return ""
         if not is_whole(member.block[:BLOCK]):
             return "its header in the tar is damaged"
-        if zlib.crc32(memoryview(member.block)[BLOCK:]) != int(member.row[f"{field}crc32"]):
+        if zlib.crc32(memoryview(member.block)[BLOCK:]) != member.extent.crc32:
             return "its bytes are not those that were packed (CRC-32 differs)"
         return ""
 
     def _index(self, number: int) -> np.ndarray:
         """The rows of a shard."""
-        with self._lock:
-            rows = self._rows.get(number)
+        rows = self._rows.get(number)
         if rows is None:
             with self._loading[number % len(self._loading)]:  # one thread loads, the others wait
                 rows = self._rows.get(number)
@@ -254,13 +259,3 @@ class Reader:
         which = bisect.bisect_right(self._first_shard, number) - 1
         split = self.splits[which]
         return split, split.shards[number - self._first_shard[which]]
-
-
-def _refuse_missing(split: Split) -> None:
-    problems = missing_shards(split)
-    if problems:
-        shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
-        raise DataError(
-            f"{len(problems)} files of {len(split.shards)} shards are not what {split.store.shown}'s "
-            f"manifest says: {shown}: copy them again, or pack anew"
-        )
