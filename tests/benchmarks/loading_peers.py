@@ -47,7 +47,7 @@ def our_decoder(data: bytes, size: int) -> Tensor:
     side = math.sqrt(random.uniform(LEAST_AREA, 1))
     image = torch.empty(size, size, 3, dtype=torch.uint8)
     crop = Crop(side, random.random(), random.random())
-    decode(Picture(data, 1), image.numpy(), crop, 10**8)
+    decode(Picture(bytes(data), 1), image.numpy(), crop, 10**8)  # litdata gives a memoryview
     planes = image.permute(2, 0, 1)
     return planes.flip(-1) if random.random() < 0.5 else planes
 
