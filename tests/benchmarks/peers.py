@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,8 +32,12 @@ class Peers:
             names = [name for users in packages.values() for name in users]
             self.skipped = dict.fromkeys(names, "not installed: run with --install")
 
-    def install(self) -> None:
-        """Install each peer; torch and what else is here already is used from here."""
+    def install(self, system_packages: Sequence[str] = ()) -> None:
+        """Install each peer; torch and what else is here already is used from here.
+
+        Args:
+            system_packages: Debian's, that some are built with, where they can be installed.
+        """
         import site
 
         import torch
@@ -44,6 +49,9 @@ class Peers:
         constraint = self.python.parents[1] / "constraint.txt"
         constraint.write_text(f"torch=={torch.__version__}\n")
         self.skipped = {}
+        if system_packages and shutil.which("apt-get") and os.geteuid() == 0:
+            apt = ["apt-get", "install", "-y", "--no-install-recommends"]
+            subprocess.run([*apt, *system_packages], capture_output=True)  # a build will tell
         for package, users in self._packages.items():
             print(f"installing {package}", flush=True)
             pip = [
