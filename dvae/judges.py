@@ -1,7 +1,6 @@
 """Who judges the pictures besides the likelihood: a frozen network that sees, and an adversary."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -12,17 +11,9 @@ from dvae.augment import draws
 from dvae.checkpoint import Learner
 from dvae.config import Config
 from dvae.data.batches import Batch
-from dvae.features.effnet_lite0 import load_effnet_lite0
+from dvae.features.effnet_lite0 import EffNetLite0, load_effnet_lite0
+from dvae.features.vgg16 import VGG16, load_vgg16
 from dvae.models.discriminator import Discriminator
-
-
-class Seeing(Protocol):
-    """A frozen network that tells how far apart two pictures look."""
-
-    name: str
-
-    def distance(self, images: Tensor, others: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] twice -> (B,)."""
 
 
 @dataclass
@@ -30,7 +21,7 @@ class Judges:
     """The judges of a run; each may be missing."""
 
     config: Config
-    seeing: Seeing | None
+    seeing: EffNetLite0 | VGG16 | None  # frozen
     adversary: Adversary | None
 
     @property
@@ -93,9 +84,9 @@ def make_judges(config: Config, accelerator: Accelerator, dtype: torch.dtype) ->
     Raises:
         UserError: the weights of the seeing network are missing.
     """
-    seeing = None
+    seeing: EffNetLite0 | VGG16 | None = None
     if config.loss.perceptual:
-        seeing = load_effnet_lite0()
+        seeing = load_vgg16() if config.loss.perceptual_network == "vgg16" else load_effnet_lite0()
         seeing.to(accelerator.device, torch.promote_types(dtype, torch.float32))
     adversary = None
     game = config.adversarial
