@@ -13,7 +13,7 @@ from dvae.data.ahead import evaluation_ahead
 from dvae.data.batches import Loader, Pictures, first_batch
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS, SUFFIXES
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import BadSample, Picture, Reader
 from dvae.data.storage import Location
