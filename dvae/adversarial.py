@@ -3,7 +3,8 @@
 The term is weight * ramp * balance * D * g nats per image: g is the generator's loss, a mean over
 patches; D = 3 H W; and the balance makes the gradients of likelihood and D * g at the reconstruction
 equally long (Esser et al. 2021, https://arxiv.org/abs/2012.09841, equation 7, which takes them at the
-last layer; at the picture no engine has to help). It is measured now and then, and used after that step.
+last layer; at the picture no engine has to help). It is measured now and then, used after that step, moves
+slowly and is bounded.
 
 As every loss here, the discriminator's is the sum over the global batch over its count: gradients and
 figures of all processes are added in one reduction, so it needs no wrapper (design contract 2).
@@ -23,8 +24,10 @@ from dvae.config import AdversarialConfig
 from dvae.models.discriminator import Discriminator
 
 BETAS = (0.5, 0.9)  # of its Adam
-LARGEST_BALANCE = 1e2
+# A discriminator that is fooled has a short gradient: unbounded, the balance would then hand it the decoder.
+LARGEST_BALANCE = 2.0
 BALANCE_EVERY = 8  # steps between measurements of the balance
+KEEP_BALANCE = 0.8  # a measurement, of its running geometric mean
 KEEP = 0.99  # a step, of the running means
 WON = 0.1  # of its loss by chance: below it the discriminator tells real from made at will
 CHANCE = {"hinge": 2.0, "relativistic": math.log(2)}  # its loss where all logits are 0
@@ -195,7 +198,9 @@ class Adversary:
             value = getattr(sums, name) / count
             setattr(standing, name, keep * getattr(standing, name) + (1 - keep) * value)
         if sums.g > 0:
-            standing.balance = min(LARGEST_BALANCE, math.sqrt(sums.likelihood / sums.g))
+            measured = min(LARGEST_BALANCE, math.sqrt(sums.likelihood / sums.g))
+            before = standing.balance or measured
+            standing.balance = before**KEEP_BALANCE * measured ** (1 - KEEP_BALANCE)
         standing.steps += 1
         is_let_in = standing.steps > self.config.start * self.steps
         won = is_let_in and standing.loss < WON * CHANCE[self.config.loss]

@@ -92,7 +92,7 @@ def test_the_term_leaves_no_gradient_in_the_discriminator_and_learning_none_in_t
 
 def test_the_balance_makes_both_gradients_equally_long_and_is_bounded():
     one, seen = adversary(weight=1.0, norm="none"), pairs()
-    likelihood = lambda s: 7 * (s.reconstructions - s.images).abs().flatten(1).sum(1)  # noqa: E731
+    likelihood = lambda s: 0.5 * (s.reconstructions - s.images).abs().flatten(1).sum(1)  # noqa: E731
     assert not one.term(seen, likelihood(seen), 0).any()  # not measured yet
     one.learn(seen, 4, 0)
     one.step(0.0)  # at a rate of 0 the discriminator stays
@@ -101,11 +101,12 @@ def test_the_balance_makes_both_gradients_equally_long_and_is_bounded():
         for term in (likelihood(seen), one.term(seen, likelihood(seen), 1))
     ]
     torch.testing.assert_close(lengths[1], lengths[0], rtol=1e-9, atol=0)
+    before = one.standing.balance
     one.begin()
     one.term(seen, 1e9 * likelihood(seen), 0)
     one.learn(seen, 4, 0)
     one.step(0.0)
-    assert one.standing.balance == LARGEST_BALANCE
+    assert before < one.standing.balance < LARGEST_BALANCE  # it moves slowly, up to its bound
 
 
 def test_the_term_is_let_in_after_its_start_by_a_ramp():
