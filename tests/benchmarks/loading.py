@@ -7,141 +7,73 @@ Every loader reads the same 2,000 JPEGs (the photographs, and their centres enla
 shuffles them, takes a random square of 0.75 to 1 of the area, mirrors half, and gives uint8 batches
 of 128 at 127 and at 256 pixels. Each measurement is a process of its own; rounds take the loaders in
 turn, and ratios are taken inside a round, so that a machine whose speed drifts doesn't decide. CPU
-time is the better measure on a busy machine. FFCV needs OpenCV's and TurboJPEG's development files.
+time is the better measure on a busy machine. FFCV needs OpenCV's and TurboJPEG's development files,
+which --install takes from Debian where it may.
 """
 
 import argparse
 import itertools
 import json
-import os
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import loading_data
 from loading_job import Job
-from loading_tables import Results, limits_table, loaders_table, targets_table
+from loading_tables import Results, limits_table, loaders_table, stages_table, targets_table
+from peers import ROOT, Peers, reason, run_script
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 SIZES = [127, 256]
 WORKERS = [1, 2]
-LIMIT_SECONDS = 600  # of one measurement: FFCV compiles first
 
 # What each peer is installed as; the others come with them.
 PACKAGES = {
     "torchvision": ["original", "webdataset_stock"],
-    "webdataset": ["webdataset_stock", "webdataset_turbo"],
-    "mosaicml-streaming": ["streaming"],
-    "litdata": ["litdata"],
-    "grain": ["grain"],
+    "webdataset": ["webdataset_stock", "webdataset_turbo", "webdataset_ours"],
+    "mosaicml-streaming": ["streaming", "streaming_ours"],
+    "litdata": ["litdata", "litdata_ours"],
+    "grain": ["grain", "grain_ours"],
     "nvidia-dali-cuda120": ["dali"],
     "ffcv": ["ffcv"],
 }
+SYSTEM_PACKAGES = ["libopencv-dev", "libturbojpeg0-dev", "pkg-config"]  # for FFCV
+DATA = ["photos", "enlarged"]
 OURS = ["ours", "ours_stored", "bare"]
 PEERS = list(dict.fromkeys(itertools.chain(*PACKAGES.values())))
 FORMATS = {"streaming": "mds", "litdata": "litdata", "ffcv": "ffcv"}
 
 
-class Peers:
-    """The peers' environment, and why some of them are skipped."""
-
-    def __init__(self, home: Path) -> None:
-        self.python = home / "peers" / "bin" / "python"
-        self._reasons = home / "skipped.json"
-        self.skipped: dict[str, str] = {}
-        if self._reasons.exists():
-            self.skipped = json.loads(self._reasons.read_text())
-        elif not self.python.exists():
-            self.skipped = dict.fromkeys(PEERS, "not installed: run with --install")
-
-    def install(self) -> None:
-        """Install each peer; torch and what else is here already is used from here."""
-        import site
-
-        import torch
-
-        subprocess.run([sys.executable, "-m", "venv", self.python.parents[1]], check=True)
-        code = "import site; print(site.getsitepackages()[0])"
-        packages = Path(subprocess.check_output([self.python, "-c", code], text=True).strip())
-        (packages / "ours.pth").write_text("\n".join(site.getsitepackages()) + "\n")
-        constraint = self.python.parents[1] / "constraint.txt"
-        constraint.write_text(f"torch=={torch.__version__}\n")
-        self.skipped = {}
-        for package, loaders in PACKAGES.items():
-            print(f"installing {package}", flush=True)
-            pip = [
-                self.python,
-                "-m",
-                "pip",
-                "install",
-                "--prefer-binary",
-                "-c",
-                constraint,
-                package,
-            ]
-            done = subprocess.run(pip, capture_output=True, text=True)
-            if done.returncode:
-                self.skipped |= dict.fromkeys(loaders, f"pip install {package}: {_reason(done)}")
-        self._reasons.write_text(json.dumps(self.skipped, indent=2))
-
-    def write_formats(self, folder: Path) -> None:
-        """Give a data set the peers' formats, once."""
-        for loader, name in FORMATS.items():
-            done = folder / f"{name}.done"
-            if loader in self.skipped or done.exists():
-                continue
-            print(f"writing {folder.name} for {loader}", flush=True)
-            result = _python(self.python, "loading_data.py", name, folder)
-            if result.returncode:
-                self.skipped[loader] = f"writing {name}: {_reason(result)}"
-            else:
-                done.touch()
-
-
-def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """The last line that a failed command wrote, but for pip's hints."""
-    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("hint:", "note:", "[notice]"))]
-    return (said or ["it failed without a word"])[-1][:200]
-
-
-def _python(python: Path | str, *command: object) -> subprocess.CompletedProcess[str]:
-    """Run a script beside this one with an interpreter; what it says is kept."""
-    paths = os.pathsep.join([str(ROOT), str(HERE)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    arguments = [str(python), "-W", "ignore", *map(str, command)]
-    try:
-        return subprocess.run(
-            arguments,
-            cwd=HERE,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(arguments, 1, "", f"no end after {LIMIT_SECONDS} s")
+def write_formats(peers: Peers, folder: Path) -> None:
+    """Give a data set the peers' formats, once."""
+    for loader, name in FORMATS.items():
+        done = folder / f"{name}.done"
+        if loader in peers.skipped or done.exists():
+            continue
+        print(f"writing {folder.name} for {loader}", flush=True)
+        result = run_script(peers.python, "loading_data.py", name, folder)
+        if result.returncode:
+            peers.skipped[loader] = f"writing {name}: {reason(result)}"
+        else:
+            done.touch()
 
 
 def measure(job: Job, peers: Peers, seconds: float) -> dict[str, float] | None:
     """One measurement; None, and the reason kept, where it failed."""
     python = sys.executable if job.loader in OURS else peers.python
-    done = _python(python, "loading_worker.py", *job, seconds)
+    done = run_script(python, "loading_worker.py", *job, seconds)
     if done.returncode and job.loader in OURS:
         raise SystemExit(f"{job.loader}: {done.stderr}")
     if done.returncode:
-        peers.skipped[job.loader] = _reason(done)
+        peers.skipped[job.loader] = reason(done)
         return None
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ask(question: str, data: Path, *numbers: int) -> dict[str, float]:
-    """An answer of loading_ours.py's, from a process of its own."""
-    done = _python(sys.executable, "loading_ours.py", question, data, *numbers)
+def ask(script: str, *question: object) -> dict[str, float]:
+    """What a script of ours answers, in a process of its own."""
+    done = run_script(sys.executable, script, *question)
     if done.returncode:
-        raise SystemExit(f"{question} of {data}: {_reason(done)}")
+        raise SystemExit(f"{script} {question}: {reason(done)}")
     return json.loads(done.stdout)
 
 
@@ -164,13 +96,16 @@ def run(options: argparse.Namespace, peers: Peers, folders: list[Path]) -> Resul
 
 
 def only_ours(results: Results, folders: list[Path], sizes: list[int]) -> dict[str, float]:
-    """Print the decoder's limit and the quality; returns what resuming and memory cost."""
-    qualities = {(f.name, size): ask("quality", f, size) for f in folders for size in sizes}
+    """Print the decoder's limit, the quality and the stages; returns what resuming and memory cost."""
+    groups = list(itertools.product(folders, sizes))
+    qualities = {(f.name, size): ask("loading_ours.py", "quality", f, size) for f, size in groups}
     print(limits_table(results, qualities))
-    resumed = ask("resuming", folders[-1], sizes[0])
+    print(stages_table({(f.name, n): ask("loading_stages.py", f, n) for f, n in groups}))
+    resumed = ask("loading_ours.py", "resuming", folders[-1], sizes[0])
     extra = {"resume": resumed["ratio"], "psnr": min(q["mean"] for q in qualities.values())}
     for shards in (1, 10**5):
-        extra[f"mb_{shards}"] = ask("memory", folders[-1], sizes[0], shards)["mb"]
+        asked = ask("loading_ours.py", "memory", folders[-1], sizes[0], shards)
+        extra[f"mb_{shards}"] = asked["mb"]
     return extra
 
 
@@ -185,6 +120,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="pixels")
+    parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--only", nargs="+", choices=[*OURS, *PEERS], default=[])
     options = parser.parse_args()
@@ -197,22 +133,21 @@ def main() -> None:
     """Prepare, measure, print."""
     options = parsed()
     home = options.home.resolve()
-    peers = Peers(home)
+    peers = Peers(home, PACKAGES)
     if options.install:
-        peers.install()
-        print(json.dumps(peers.skipped, indent=2) if peers.skipped else "all peers are installed")
+        peers.install(SYSTEM_PACKAGES)
         return
     sys.path.insert(0, str(ROOT))
-    folders = [home / "data" / "photos", home / "data" / "enlarged"]
+    folders = [home / "data" / name for name in options.data]
     for folder in folders:
         loading_data.make(options.photos, folder, folder.name == "enlarged", SIZES)
         if not options.only or set(options.only) & set(FORMATS):
-            peers.write_formats(folder)
+            write_formats(peers, folder)
     results = run(options, peers, folders)
     extra = only_ours(results, folders, options.sizes)
     print(targets_table(results, extra))
-    for name, reason in peers.skipped.items():
-        print(f"skipped {name}: {reason}")
+    for name, why in peers.skipped.items():
+        print(f"skipped {name}: {why}")
 
 
 if __name__ == "__main__":
