@@ -22,7 +22,7 @@ from dvae.ema import Ema
 from dvae.errors import CheckpointError
 from dvae.files import TEMPORARY, damage, whole_folder
 from dvae.optim import load_optimizer_tensors, optimizer_tensors
-from dvae.weights import mismatches, read_tensors
+from dvae.tensors import mismatches, read_tensors
 
 STATE = "state.json"
 NETWORK, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"

@@ -204,7 +204,7 @@ def measure_dvae(weights: Weights, source: str, given: argparse.Namespace) -> Ro
     """A dvae run's row of the table."""
     result = evaluate_weights(weights, given.val, "val")
     name = f"dvae {source} ({weights.about.model.name}, {weights.model.image_size} px)"
-    samples = to_pixels(sample(weights, max(1, given.count), given.seed, temperature=1.0))
+    samples = to_pixels(sample(weights, max(1, given.count), given.seed))
     found = quality(samples, given)
     steps = weights.about.step
     return Row(name, steps, result.psnr, result.ssim, result.kl, result.mean_std, found)

@@ -29,7 +29,7 @@ from dvae.data.index import find_split
 from dvae.data.reader import Reader
 from dvae.errors import UserError, exit_code_of
 from dvae.find import load
-from dvae.generate import reconstruct, sample
+from dvae.generate import Sampling, reconstruct, sample
 from dvae.pictures import to_network, to_pixels
 from dvae.weights import Weights
 
@@ -168,7 +168,7 @@ def made_by(weights: Weights, name: str, given: argparse.Namespace) -> dict[str,
     title = f"{name} (step {weights.about.step})"
     made = {f"{title}: reconstructions of val": reconstruct(weights, as_input(held_out))}
     if weights.model.is_variational:
-        drawn = sample(weights, given.count, given.seed, given.temperature)
+        drawn = sample(weights, given.count, given.seed, Sampling(given.temperature))
         made[f"{title}: samples at {given.temperature:g}"] = drawn
     return {kind: to_pixels(images) for kind, images in made.items()}
 
