@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         "--samples", type=_positive, default=0, help="also judge so many samples (dvae[perceptual])"
     )
     evaluate.add_argument("--train", help="shards that were trained on; SHARDS without it")
-    evaluate.add_argument("--sheet", type=Path, help="a PNG: samples over the pictures they resemble")
+    evaluate.add_argument(
+        "--sheet", type=Path, help="a PNG: samples over the pictures they resemble"
+    )
     evaluate.add_argument("--out", type=Path, help="a JSON file for the same figures")
     return parser
 
@@ -177,9 +179,7 @@ def _evaluate(given: argparse.Namespace) -> None:
         from dvae import quality
 
         train = given.train or given.shards
-        values["quality"] = quality.report(
-            weights, train, given.shards, given.samples, given.sheet
-        )
+        values["quality"] = quality.report(weights, train, given.shards, given.samples, given.sheet)
     if out:
         write_json(out, values)
         sys.stdout.write(f"written to {out}\n")

@@ -223,9 +223,7 @@ def in_features(network: EffNetLite0, images: Tensor) -> Tensor:
 def perceptual(network: EffNetLite0, images: Tensor, true: Tensor) -> Tensor:
     """The distance of each picture from its own: (n, 3, H, W) uint8 twice -> (n,)."""
     pairs = zip(images.split(BATCH), true.split(BATCH), strict=True)
-    found = [
-        map_distance(network.maps(as_input(a)), network.maps(as_input(b))) for a, b in pairs
-    ]
+    found = [map_distance(network.maps(as_input(a)), network.maps(as_input(b))) for a, b in pairs]
     return torch.cat(found).double()
 
 
