@@ -82,6 +82,8 @@ def train_flow(
     )
     optimizer, ema = make_optimizer(prior.velocity, optim), Ema(prior.velocity, config.ema)
     state = resume(checkpoints, prior.velocity, ema, optimizer, accelerator.is_main_process)
+    if state.step and accelerator.is_main_process:
+        tqdm.write(f"the flow's training goes on from step {state.step}")
     model, wrapped = accelerator.prepare(prior.velocity, optimizer)
     order = Order(np.array([len(rows.mean)]), config.seed, batch_size)
     slots = np.arange(batch_size)[
