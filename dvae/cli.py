@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--set", nargs="+", default=[], metavar="key=value", help="as steps=2000")
     fit.add_argument("--split", default="train")
 
+    export = _add(commands, "export", _export, "write a klvae as diffusers' AutoencoderKL")
+    export.add_argument("out", type=Path, help="a new folder")
+
     evaluate = _add(commands, "evaluate", _evaluate, "measure on held-out shards")
     evaluate.add_argument("shards", help="a folder of shards, local or remote")
     evaluate.add_argument("--split", default="val")
@@ -158,6 +161,13 @@ def _encode(given: argparse.Namespace) -> None:
 
     count = encode_shards(_load(given), given.shards, given.split, given.out, given.mirror)
     sys.stdout.write(f"{count} latents in {given.out}\n")
+
+
+def _export(given: argparse.Namespace) -> None:
+    from dvae.diffusers_layout import write_diffusers
+
+    write_diffusers(given.out, _load(given))
+    sys.stdout.write(f"{given.out}\n")
 
 
 def _fit_prior(given: argparse.Namespace) -> None:

@@ -100,8 +100,8 @@ def fit(latents: Latents, config: Part, owner: str, folder: Path) -> FittedPrior
 def draws(latents: Latents, seed: int) -> torch.Tensor:
     """One z of each posterior: (N, *shape)."""
     rows = torch.arange(len(latents.mean)).numpy()
-    noise = keyed_normal(rows, latents.mean[0].numel(), seed, 0, like=latents.mean)
-    return latents.mean + latents.variance.sqrt() * noise.view_as(latents.mean)
+    noise = keyed_normal(rows, latents.mean.shape[1:], seed, 0, like=latents.mean)
+    return latents.mean + latents.variance.sqrt() * noise
 
 
 def install(folder: Path, weights: Weights, fitted: FittedPrior) -> None:

@@ -64,8 +64,8 @@ def draw_latents(weights: Weights, count: int, seed: int, how: Sampling) -> Tens
             "these weights are of a plain autoencoder: nothing says where its codes lie, so it "
             "can't be sampled; fit a prior with dvae fit-prior, or take a VAE's weights"
         )
-    shape = (weights.model.latent_dim,)
-    return torch.randn(count, *shape, generator=generator) * how.temperature
+    z = torch.randn(count, *weights.model.latent_shape, generator=generator)
+    return z * how.temperature
 
 
 @torch.no_grad()

@@ -127,7 +127,7 @@ def flow_loss(
     """
     numbers = rows.mean[0].numel()
     places = torch.from_numpy(ids).to(rows.mean.device)
-    drawn = keyed_normal(ids, 2 * numbers + 2, config.seed, epochs, like=rows.mean)
+    drawn = keyed_normal(ids, (2 * numbers + 2,), config.seed, epochs, like=rows.mean)
     of_posterior, noise, time, chance = drawn.split([numbers, numbers, 1, 1], dim=1)
     mean, std = rows.mean[places], rows.std[places]
     z = mean + std * of_posterior.view_as(mean)
