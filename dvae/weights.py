@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dvae import __version__, prior_files
 from dvae.config import LossConfig, ModelConfig
