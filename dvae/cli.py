@@ -87,6 +87,18 @@ def _parser() -> argparse.ArgumentParser:
         "--sheet", type=Path, help="a PNG: samples over the pictures they resemble"
     )
     evaluate.add_argument("--out", type=Path, help="a JSON file for the same figures")
+
+    blur = _add(commands, "blur", _blur, "where the detail goes between pictures and samples")
+    blur.add_argument("shards", help="a folder of shards, local or remote")
+    blur.add_argument("--split", default="val")
+    blur.add_argument("--images", type=_positive, default=128, help="pictures (default 128)")
+    blur.add_argument("--autoencoder", help="weights of one with the same latent size")
+    blur.add_argument("--out", type=Path, default=Path("blur"), help="a new folder (default blur)")
+
+    health = _add(commands, "health", _health, "what ails a run, and the key to change")
+    health.add_argument("shards", help="a folder of shards, local or remote")
+    health.add_argument("--split", default="val")
+    health.add_argument("--images", type=_positive, default=0, help="how many; 0: all")
     return parser
 
 
@@ -193,6 +205,21 @@ def _evaluate(given: argparse.Namespace) -> None:
     if out:
         write_json(out, values)
         sys.stdout.write(f"written to {out}\n")
+
+
+def _blur(given: argparse.Namespace) -> None:
+    from dvae.blur import held_out, report
+    from dvae.find import load
+
+    weights = _load(given)
+    images = held_out(weights, given.shards, given.split, given.images)
+    report(weights, images, given.out, given.autoencoder and load(given.autoencoder))
+
+
+def _health(given: argparse.Namespace) -> None:
+    from dvae.health import report
+
+    report(_load(given), given.weights, given.shards, given.split, given.images)
 
 
 def _load(given: argparse.Namespace) -> "Weights":

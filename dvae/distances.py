@@ -4,14 +4,13 @@ Each set is (n, d) features, float64. The intervals are of the draw of the pictu
 training's seed: 95 %, by the bootstrap.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-KERNEL_DRAWS, DRAWS = 1000, 100  # of the bootstrap
+KERNEL_DRAWS, FRECHET_DRAWS = 1000, 100  # of the bootstrap
 NEIGHBOURS = 3  # whose distance is a feature's radius, in precision and recall
 
 
@@ -61,40 +60,40 @@ def frechet_distance(a: Tensor, b: Tensor, seed: int = 0) -> Measured:
     Dowson & Landau 1982; Heusel et al. 2017, equation 6, of Inception's features alone FID. Biased
     upwards where n isn't much larger than d: compare equal numbers of pictures only.
     """
-    return _with_interval(_frechet, a, b, seed)
+    value = _frechet(a, b)
+    generator = torch.Generator().manual_seed(seed)
+    draws = [
+        _frechet(*(x[torch.randint(len(x), (len(x),), generator=generator)] for x in (a, b)))
+        for _ in range(FRECHET_DRAWS)
+    ]
+    half = 1.96 * float(np.std(draws))  # round the value: the draws' own mean is biased
+    return Measured(value, value - half, value + half)
 
 
-def precision(real: Tensor, made: Tensor, seed: int = 0) -> Measured:
+def precision(real: Tensor, made: Tensor) -> Measured:
     """The share of made pictures that lie among real ones (Kynkäänniemi et al. 2019, equation 2).
 
-    Among: nearer to some real one than its third neighbour is to it.
+    Among: nearer to some real one than its third neighbour is to it. A single outlier of the real
+    ones has a large ball, so it says little of few pictures. The interval is of the made ones' draw.
     """
-    return _with_interval(lambda x, y: _share_inside(y, x), real, made, seed)
+    return mean_with_interval(_inside(made, real))
 
 
-def recall(real: Tensor, made: Tensor, seed: int = 0) -> Measured:
+def recall(real: Tensor, made: Tensor) -> Measured:
     """The share of real pictures that lie among made ones; see `precision`."""
-    return _with_interval(_share_inside, real, made, seed)
+    return mean_with_interval(_inside(real, made))
+
+
+def mean_with_interval(values: Tensor) -> Measured:
+    """(n,) -> its mean, and 1.96 standard errors round it."""
+    mean, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
+    return Measured(mean, mean - half, mean + half)
 
 
 def nearest(of: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     """Of each of (n, d) features the place and the distance of the nearest of (m, d): (n,), (n,)."""
     found = [torch.cdist(part, among).min(1) for part in of.split(256)]
     return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])
-
-
-def _with_interval(
-    measure: Callable[[Tensor, Tensor], float], a: Tensor, b: Tensor, seed: int
-) -> Measured:
-    """1.96 deviations of the bootstrap's draws round the value: its draws' mean is biased."""
-    value = measure(a, b)
-    generator = torch.Generator().manual_seed(seed)
-    draws = [
-        measure(*(x[torch.randint(len(x), (len(x),), generator=generator)] for x in (a, b)))
-        for _ in range(DRAWS)
-    ]
-    half = 1.96 * float(np.std(draws))
-    return Measured(value, value - half, value + half)
 
 
 def _pairs(weights: Tensor, kernel: Tensor) -> Tensor:
@@ -112,8 +111,8 @@ def _frechet(a: Tensor, b: Tensor) -> float:
     return float((a.mean(0) - b.mean(0)).square().sum() + spread - 2 * shared)
 
 
-def _share_inside(points: Tensor, of: Tensor) -> float:
-    """The share of points that lie in the ball of some of the set, as large as its third neighbour."""
+def _inside(points: Tensor, of: Tensor) -> Tensor:
+    """1 for each point in the ball of some of the set, as large as its third neighbour is far."""
     within = torch.cdist(of, of)
     radii = within.kthvalue(min(NEIGHBOURS + 1, len(of)), dim=1).values  # the first is itself
-    return float((torch.cdist(points, of) <= radii).any(1).double().mean())
+    return (torch.cdist(points, of) <= radii).any(1).double()

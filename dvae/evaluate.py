@@ -29,6 +29,7 @@ ROWS = (
     ("active_units", "active units", "d"),
     ("latent_dim", "of latent numbers", "d"),
     ("mean_std", "std of z over the data", ".3f"),
+    ("detail", "fine detail kept, of 1", ".3f"),
 )
 
 

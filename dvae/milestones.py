@@ -8,6 +8,7 @@ import torch
 from dvae.data.batches import Batch
 from dvae.errors import DataError
 from dvae.files import damage
+from dvae.health import diagnose, record_of
 from dvae.metrics import evaluate
 from dvae.resume import note_data
 from dvae.session import BAD_SAMPLES, Run, say
@@ -41,6 +42,7 @@ def measure(run: Run) -> bool:
         )
     state.metrics, state.measured = result.summary(), state.step
     run.monitor.evaluation(result, state.step)
+    run.monitor.health(diagnose(result, config.loss, run.scale, record_of(state)), state.step)
     generator = torch.Generator().manual_seed(FIXED_SEED)
     z = torch.randn(config.eval.grid**2, *run.bare.latent_shape, generator=generator)
     was_training = run.published.training

@@ -23,6 +23,7 @@ from dvae.distances import (
     Measured,
     frechet_distance,
     kernel_distance,
+    mean_with_interval,
     nearest,
     precision,
     recall,
@@ -96,8 +97,8 @@ class Judge:
             distinct(images),
             kernel_distance(found, reference, self.seed),
             frechet_distance(found, reference, self.seed),
-            precision(reference, found, self.seed),
-            recall(reference, found, self.seed),
+            precision(reference, found),
+            recall(reference, found),
             high_frequency_ratio(as_input(images), as_input(self.images[: self.count])),
         )
 
@@ -225,12 +226,6 @@ def perceptual(network: EffNetLite0, images: Tensor, true: Tensor) -> Tensor:
     pairs = zip(images.split(BATCH), true.split(BATCH), strict=True)
     found = [map_distance(network.maps(as_input(a)), network.maps(as_input(b))) for a, b in pairs]
     return torch.cat(found).double()
-
-
-def mean_with_interval(values: Tensor) -> Measured:
-    """(n,) -> its mean, and 1.96 standard errors round it."""
-    mean, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
-    return Measured(mean, mean - half, mean + half)
 
 
 def table(quality: Quality) -> str:

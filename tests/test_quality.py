@@ -59,7 +59,7 @@ def test_samples_are_judged_beside_real_pictures(many_shards, tmp_path, train):
         assert rows[name]["kd_effnetlite0"][1] > held_out["kd_effnetlite0"][2]
         assert rows[name]["fd_effnetlite0"][0] > held_out["fd_effnetlite0"][0]
         assert rows[name]["high_frequency"] < 0.5
-        assert rows[name]["precision"][0] < held_out["precision"][0]
+        assert rows[name]["recall"][2] < held_out["recall"][1]
     assert quality["memory"]["train"] == 210
     assert len(quality["memory"]["nearest"]) == 100
     assert quality["memory"]["nearest"][0]["shard"].startswith("train-")
