@@ -28,7 +28,7 @@ from dvae.data.storage import Location
 from dvae.encode import encode_images
 from dvae.errors import UserError
 from dvae.features.distance import map_distance
-from dvae.features.effnet_lite0 import load_effnet_lite0
+from dvae.features.effnet_lite0 import EffNetLite0, load_effnet_lite0
 from dvae.files import whole_folder, write_json
 from dvae.generate import Sampling, decode_latents, draw_latents
 from dvae.metrics import psnr
@@ -39,8 +39,9 @@ from dvae.weights import Weights
 
 DESCENT_STEPS, DESCENT_RATE = 100, 0.05  # of Adam, from the posterior's mean to the best code
 SHOWN = 8  # pictures of each stage in the sheet
-PAIRED = 3  # stages that have a picture of their own to be compared with
-REAL = "pictures"
+REAL, MEAN, DRAWN = "pictures", "posterior's mean", "posterior's sample"
+AUTOENCODER, BEST = "autoencoder", "best codes"
+PAIRED = (AUTOENCODER, BEST, MEAN, DRAWN)  # each picture has its own to be compared with
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,20 @@ class Budget:
 
 
 def measure_blur(
-    weights: Weights, images: Tensor, seed: int = 0, autoencoder: Weights | None = None
+    weights: Weights,
+    images: Tensor,
+    seed: int = 0,
+    autoencoder: Weights | None = None,
+    network: EffNetLite0 | None = None,
 ) -> tuple[dict[str, Tensor], list[Stage], dict[str, Budget]]:
-    """Follow the detail from (n, 3, S, S) pictures in [-1, 1] to samples.
+    """Follow the detail from pictures to samples.
+
+    Args:
+        weights: of a VAE.
+        images: (n, 3, S, S) in [-1, 1].
+        seed: of the draws.
+        autoencoder: the bottleneck's witness; without it codes are sought by descent.
+        network: that perceptual distances are taken by, or None.
 
     Returns:
         The pictures of each stage; what is left in them; and the budget of each prior.
@@ -83,16 +95,16 @@ def measure_blur(
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
     stages = {
         REAL: images,
-        "autoencoder" if autoencoder else "best codes": best,
-        "posterior's mean": decode_latents(weights, mean),
-        "posterior's sample": decode_latents(weights, reparameterise(mean, logvar, noise)),
+        AUTOENCODER if autoencoder else BEST: best,
+        MEAN: decode_latents(weights, mean),
+        DRAWN: decode_latents(weights, reparameterise(mean, logvar, noise)),
     }
     ways = {"N(0, I)": Sampling(normal=True)}
     if weights.prior:
         ways[f"{weights.prior.about.kind} prior"] = Sampling()
     for name, how in ways.items():
         stages[name] = decode_latents(weights, draw_latents(weights, len(images), seed, how))
-    found = [_stage(name, made, images, place) for place, (name, made) in enumerate(stages.items())]
+    found = [_stage(name, made, images, network) for name, made in stages.items()]
     _, lost, _, posterior, *priors = [stage.high_frequency for stage in found]
     return (
         stages,
@@ -114,7 +126,7 @@ def best_codes(model: LatentModel, images: Tensor, start: Tensor) -> Tensor:
     device = next(model.parameters()).device
     found = []
     for part, z in zip(images.split(32), start.split(32), strict=True):
-        code = z.to(device).clone().requires_grad_(True)
+        code = z.to(device).detach().clone().requires_grad_(True)
         optimizer = torch.optim.Adam([code], lr=DESCENT_RATE)
         for _ in range(DESCENT_STEPS):
             error = (model.decode(code) - part.to(device)).square().sum()
@@ -137,7 +149,11 @@ def report(weights: Weights, images: Tensor, out: Path, autoencoder: Weights | N
     """Measure, print the table, and write blur.json, spectra.svg and stages.png into a new folder."""
     if out.exists():
         raise UserError(f"{out} exists: give the name of a new folder")
-    stages, found, budgets = measure_blur(weights, images, autoencoder=autoencoder)
+    try:
+        network = load_effnet_lite0()
+    except UserError:
+        network = None  # an extra that the spectra do without
+    stages, found, budgets = measure_blur(weights, images, 0, autoencoder, network)
     lines = {stage.name: list(enumerate(stage.spectrum))[1:] for stage in found}
     chart = line_chart(
         lines, "Power at each frequency", "cycles a picture", "power", logarithmic=True
@@ -170,21 +186,18 @@ def table(stages: list[Stage], budgets: dict[str, Budget]) -> str:
     return "\n".join(lines)
 
 
-def _stage(name: str, made: Tensor, images: Tensor, place: int) -> Stage:
+def _stage(name: str, made: Tensor, images: Tensor, network: EffNetLite0 | None) -> Stage:
     decibels = far = None
-    if 1 <= place <= PAIRED:
+    if name in PAIRED:
         decibels = float(psnr(to_pixels(made).double(), to_pixels(images).double()).mean())
-        far = _perceptual(made, images)
+        far = perceptual(network, made, images) if network else None
     spectrum = power_spectrum(made).tolist()
     return Stage(name, high_frequency_ratio(made, images), decibels, far, spectrum)
 
 
 @torch.no_grad()
-def _perceptual(made: Tensor, images: Tensor) -> float | None:
-    try:
-        network = load_effnet_lite0()
-    except UserError:
-        return None  # an extra that the spectra do without
+def perceptual(network: EffNetLite0, made: Tensor, images: Tensor) -> float:
+    """The mean distance of pictures from their own, (n, 3, S, S) in [-1, 1] twice."""
     pairs = zip(made.split(50), images.split(50), strict=True)
     return float(
         torch.cat([map_distance(network.maps(a), network.maps(b)) for a, b in pairs]).mean()

@@ -45,6 +45,7 @@ class Gratings(LatentModel):
 
 def pictures(count):
     amplitudes = torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
+    amplitudes /= amplitudes.square().mean(0).sqrt()
     patterns = torch.stack([grating(c) for c in (COARSE, *FINE)])
     return torch.einsum("bd,dchw->bchw", amplitudes, patterns) * 2  # codes of deviation 2
 
@@ -52,16 +53,16 @@ def pictures(count):
 def test_each_share_is_the_one_that_was_put_there(trained):
     weights = load(str(trained))
     weights.model = Gratings()
-    _, stages, budgets = measure_blur(weights, pictures(2000))
+    _, stages, budgets = measure_blur(weights, pictures(400))
     left = {stage.name: stage.high_frequency for stage in stages}
     # Of three fine gratings of equal power one is never seen, and one comes back at half its height;
     # codes of deviation 2 are then drawn with deviation 1, a quarter of the power of two gratings.
-    assert left["best codes"] == pytest.approx(2 / 3, abs=0.03)
-    assert left["posterior's mean"] == pytest.approx(1.25 / 3, abs=0.03)
-    assert left["posterior's sample"] == pytest.approx(1.25 / 3, abs=0.03)
-    assert left["N(0, I)"] == pytest.approx(0.5 / 3, abs=0.03)
+    assert left["best codes"] == pytest.approx(2 / 3, abs=0.05)
+    assert left["posterior's mean"] == pytest.approx(1.25 / 3, abs=0.05)
+    assert left["posterior's sample"] == pytest.approx(1.25 / 3, abs=0.05)
+    assert left["N(0, I)"] == pytest.approx(0.5 / 3, abs=0.05)
     shares = dataclasses.astuple(budgets["N(0, I)"])
-    assert shares == pytest.approx((1 / 2.5, 0.75 / 2.5, 0.75 / 2.5), abs=0.05)
+    assert shares == pytest.approx((1 / 2.5, 0.75 / 2.5, 0.75 / 2.5), abs=0.08)
     assert sum(shares) == pytest.approx(1)
 
 

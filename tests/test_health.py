@@ -9,7 +9,7 @@ from dvae.files import write_manifest
 from dvae.health import Record, diagnose, effective_beta, typical_error
 from dvae.metrics import Evaluation
 
-from .test_train import scalars
+from .test_train import events
 
 HEALTHY = {
     "images": 100,
@@ -99,4 +99,4 @@ def test_the_error_behind_a_likelihood_is_found_again(likelihood):
 
 def test_the_numbers_stand_in_tensorboard_while_training(trained):
     for name in ("collapse", "prior hole", "over-regularisation", "blurry by likelihood", "ill"):
-        assert [step for step, _ in scalars(trained, f"health/{name}")] == [3, 6]
+        assert [e.step for e in events(trained).Scalars(f"health/{name}")] == [3, 6]
