@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dvae.chart import line_chart
 from dvae.data.batches import Pictures, first_batch
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.reader import Reader
 from dvae.data.storage import Location
 from dvae.encode import encode_images

@@ -10,7 +10,7 @@ from torch import Tensor
 from dvae.data.batches import Pictures, first_batch
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS, SUFFIXES
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.reader import BadSample, Picture, Reader
 from dvae.encode import encode_images
 from dvae.errors import UserError

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dvae.data.batches import Pictures
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.reader import Place, Reader
 from dvae.data.storage import Location
 from dvae.distances import (

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dvae.cli import main
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.find import load
 
 from .conftest import give_network

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dvae.data.batches import Batch, Loader, Pictures
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order
 from dvae.data.plans import evaluation_plan, training_plan

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from dvae.checkpoint import Checkpoints, State, restore
 from dvae.data.batches import Batch, Pictures
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.reader import Reader
 from dvae.distances import kernel_distance
 from dvae.errors import UserError, exit_code_of

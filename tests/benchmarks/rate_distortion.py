@@ -18,7 +18,7 @@ import torch
 
 from dvae.chart import line_chart
 from dvae.data.batches import Pictures
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.reader import Reader
 from dvae.distances import Measured, kernel_distance
 from dvae.errors import exit_code_of
