@@ -26,7 +26,22 @@ from dvae.tensors import mismatches, read_tensors
 
 STATE = "state.json"
 NETWORK, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
+RIVAL, RIVAL_OPTIMIZER = "discriminator.safetensors", "discriminator_optimizer.safetensors"
+Learner = tuple[nn.Module, torch.optim.Optimizer]
 NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass
+class Standing:
+    """How the game against the discriminator stands (`dvae.adversarial`)."""
+
+    steps: int = 0  # of the discriminator
+    balance: float = 0.0  # of the gradients; 0: not measured yet
+    loss: float = 0.0  # of the discriminator, a running mean
+    real: float = 0.0  # running means of its logits
+    fake: float = 0.0
+    won: int = 0  # steps in a row at which it had won
+    skipped: int = 0  # its steps that were not finite
 
 
 @dataclass
@@ -45,6 +60,8 @@ class State:
     loss_scale: dict[str, Any] | None = None  # of fp16
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
     measured: int | None = None  # the step of that evaluation
+    standing: Standing = field(default_factory=Standing)
+    good_step: int | None = None  # the last checkpoint at which the discriminator hadn't won
     version: str = __version__
     torch: str = torch.__version__
 
@@ -67,7 +84,12 @@ class Checkpoints:
         return dict(sorted(found.items()))
 
     def save(
-        self, state: State, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
+        self,
+        state: State,
+        model: nn.Module,
+        ema: Ema | None,
+        optimizer: torch.optim.Optimizer,
+        rival: Learner | None = None,
     ) -> Path:
         """Write a checkpoint, read it again, then remove those that needn't be kept.
 
@@ -80,6 +102,9 @@ class Checkpoints:
             if ema:
                 _save(ema.model.state_dict(), temporary / AVERAGE)
             _save(optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+            if rival:
+                _save(rival[0].state_dict(), temporary / RIVAL)
+                _save(optimizer_tensors(*rival), temporary / RIVAL_OPTIMIZER)
             (temporary / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
         wrong = damage(path)
         if wrong:
@@ -100,21 +125,35 @@ class Checkpoints:
             passed.append(f"checkpoint {path.name} is damaged: {wrong}")
         return None, passed
 
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints later than a step."""
+        for found, path in self.names().items():
+            if found > step:
+                _remove(path)
+
     def _prune(self, state: State) -> None:
         # Later ones are damaged, or the run would have gone on from them: they don't count.
         found = {step: path for step, path in self.names().items() if step <= state.step}
-        kept = {*list(found)[-self.keep :], state.step, state.best_step}
+        kept = {*list(found)[-self.keep :], state.step, state.best_step, state.good_step}
         for step, path in found.items():
             if step not in kept:
-                doomed = path.with_name(f"{TEMPORARY}{path.name}")
-                path.rename(doomed)  # never half a checkpoint under its name
-                shutil.rmtree(doomed, ignore_errors=True)
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    doomed = path.with_name(f"{TEMPORARY}{path.name}")
+    path.rename(doomed)  # never half a checkpoint under its name
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def restore(
-    path: Path, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
+    path: Path,
+    model: nn.Module,
+    ema: Ema | None,
+    optimizer: torch.optim.Optimizer,
+    rival: Learner | None = None,
 ) -> State:
-    """Load a checkpoint into a network, its average and its optimizer.
+    """Load a checkpoint into a network, its average, its optimizer, and the discriminator's.
 
     Raises:
         CheckpointError: it belongs to another network.
@@ -123,6 +162,9 @@ def restore(
     if ema:
         _load(path / AVERAGE, ema.model)
     load_optimizer_tensors(model, optimizer, read_tensors(path / OPTIMIZER))
+    if rival:
+        _load(path / RIVAL, rival[0])
+        load_optimizer_tensors(*rival, read_tensors(path / RIVAL_OPTIMIZER))
     return read_state(path)
 
 
@@ -133,8 +175,9 @@ def read_state(path: Path) -> State:
         CheckpointError: they are missing, or not of this version.
     """
     try:
-        return State(**json.loads((path / STATE).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        value = json.loads((path / STATE).read_text())
+        return State(**value | {"standing": Standing(**value.get("standing", {}))})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / STATE} is not a state of this version: {error}") from None
 
 

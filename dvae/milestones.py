@@ -65,7 +65,10 @@ def save(run: Run) -> None:
         if accelerator.scaler is not None:
             run.state.loss_scale = accelerator.scaler.state_dict()
         note_data(run.state, run.streams.sources, run.checkpoints.folder)
-        run.checkpoints.save(run.state, run.bare, run.ema, run.optimizer)
+        if not run.state.standing.won:
+            run.state.good_step = run.state.step
+        rival = run.judges.rival
+        run.checkpoints.save(run.state, run.bare, run.ema, run.optimizer, rival)
         publish(run)
     elif accelerator.is_main_process and damage(config.folder / "weights"):
         publish(run)  # an earlier life was killed before it came to this
