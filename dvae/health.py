@@ -52,8 +52,10 @@ class Finding:
 
 def record_of(state: State | None) -> Record:
     """The record in a run's counters."""
-    scale = state.loss_scale if state else None
-    return Record(loss_scale=float(scale["scale"]) if scale else None)
+    if state is None:
+        return Record()
+    won = state.standing.won if state.standing.steps else None
+    return Record(won, float(state.loss_scale["scale"]) if state.loss_scale else None)
 
 
 def diagnose(

@@ -61,13 +61,20 @@ def test_a_planted_fault_of_the_recipe_is_named(
     assert key in shown
 
 
-def test_an_overflowing_run_is_named(trained, shards, capsys):
-    plant(trained / "checkpoints" / "step-00000006", loss_scale={"scale": 0.25})
+@pytest.mark.parametrize(
+    ("record", "name", "key"),
+    [
+        ({"loss_scale": {"scale": 0.25}}, "fp16 overflow", "train.precision=bf16"),
+        ({"standing": {"steps": 900, "won": 400}}, "discriminator winning", "adversarial.r1"),
+    ],
+)
+def test_what_a_run_notes_of_itself_is_named(trained, shards, capsys, record, name, key):
+    plant(trained / "checkpoints" / "step-00000006", **record)
     capsys.readouterr()
     assert main(["health", str(trained), str(shards)]) == 0
     found, shown = ill(capsys)
-    assert "fp16 overflow" in found
-    assert "train.precision=bf16" in shown
+    assert name in found
+    assert key in shown
 
 
 def test_a_healthy_run_has_no_ill_finding():
