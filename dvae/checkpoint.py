@@ -52,6 +52,7 @@ class State:
     mean_error: float | None = None  # running, of one number of a picture: the optimal scale
     best_step: int | None = None
     best_loss: float | None = None  # nats per image, on the validation split
+    steering: float = 1.0  # what beta is multiplied by, to hold the rate
     bad_samples: int = 0  # in all processes
     data: str = ""  # digest of the shards that are trained on
     first_step: int = 0  # the step at which these data began

@@ -72,7 +72,9 @@ def diagnose(
     record = record or Record()
     found = []
     if result.bits_per_dim is not None:
-        found += [_collapse(result), *_holes(result), _over_regularised(result, loss, scale)]
+        found += [_collapse(result), *_holes(result)]
+    if result.bits_per_dim is not None and not loss.rate:  # a steered beta is what the rate needs
+        found.append(_over_regularised(result, loss, scale))
     found.append(_blurry(result, loss, scale))
     if record.won is not None:
         found.append(_discriminator(record.won))

@@ -51,7 +51,7 @@ def measure(run: Run) -> bool:
     run.published.train(was_training)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in state.metrics.items())
     say(run, f"step {state.step}: {shown}")
-    objective = result.nll + config.loss.beta * result.kl
+    objective = result.nll + config.loss.beta * state.steering * result.kl
     improved = state.best_loss is None or objective < state.best_loss
     if improved:
         state.best_step, state.best_loss = state.step, objective

@@ -81,7 +81,7 @@ def train_flow(
         warmup_steps=min(config.warmup_steps, config.steps // 2),
     )
     optimizer, ema = make_optimizer(prior.velocity, optim), Ema(prior.velocity, config.ema)
-    state = resume(checkpoints, prior.velocity, ema, optimizer, accelerator.is_main_process)
+    state = resume(checkpoints, prior.velocity, ema, optimizer, None, accelerator.is_main_process)
     if state.step and accelerator.is_main_process:
         tqdm.write(f"the flow's training goes on from step {state.step}")
     model, wrapped = accelerator.prepare(prior.velocity, optimizer)

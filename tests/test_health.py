@@ -107,3 +107,11 @@ def test_the_error_behind_a_likelihood_is_found_again(likelihood):
 def test_the_numbers_stand_in_tensorboard_while_training(trained):
     for name in ("collapse", "prior hole", "over-regularisation", "blurry by likelihood", "ill"):
         assert [e.step for e in events(trained).Scalars(f"health/{name}")] == [3, 6]
+
+
+@pytest.mark.slow
+def test_a_run_with_a_rate_comes_to_it(recipe, train, shards):
+    overrides = ["loss.rate=3", "loss.warmup_steps=10", "train.steps=250", "train.save_every=250"]
+    assert train(recipe, *overrides, "eval.every=250", "optim.ema=0") == 0
+    kl = [e.value for e in events(recipe.parent / "runs" / "tiny").Scalars("train/kl")]
+    assert sum(kl[-30:]) / 30 == pytest.approx(3, rel=0.2)
