@@ -15,7 +15,7 @@ from dvae.models.blocks import LOGVAR_RANGE, VAEOutput
 
 GREY_LEVELS = 127.5  # grey levels in one unit of a network's [-1, 1]
 FIRST_SCALE = 64.0  # grey levels, before any error was seen
-STEERING, MOST_STEERING = 0.01, 1e4  # a step, at a relative error of 1; at most
+STEERING, MOST_STEERING = 0.03, 1e4  # a step, at a relative error of 1; at most
 LEAST_SCALE = 12**-0.5  # grey levels: the standard deviation of rounding to 8 bits
 
 

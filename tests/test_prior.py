@@ -82,7 +82,7 @@ def test_mixtures_and_flows_learn_what_a_gaussian_cannot(kind, tmp_path, fresh_a
     latents = latents_of(two_rings(512), variance=0.04)
     config = MixtureConfig(components=2)
     if kind == "flow":
-        config = FlowConfig(width=64, depth=2, steps=400, batch_size=128, ema=0.98)
+        config = FlowConfig(width=64, depth=2, dropout=0, steps=400, batch_size=128)
 
     def share_between(prior):
         drawn = prior.draw(1000, generator(), 1.0)
@@ -96,7 +96,7 @@ def test_mixtures_and_flows_learn_what_a_gaussian_cannot(kind, tmp_path, fresh_a
 def test_a_flow_asked_for_a_label_gives_that_label_s_latents(tmp_path, fresh_accelerate):
     mean = two_rings(512)
     labels = ["left" if x < 0 else "right" for x in mean[:, 0]]
-    config = FlowConfig(width=64, depth=2, steps=300, batch_size=128, ema=0.98, labels=True)
+    config = FlowConfig(width=64, depth=2, dropout=0, steps=300, batch_size=128, labels=True)
     flow = fit(latents_of(mean, 0.04, labels), config, "owner", tmp_path).model
     assert flow.labels == ("left", "right")
     right = flow.draw(300, generator(), 1.0, "right", guidance=1.5)
