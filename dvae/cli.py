@@ -201,7 +201,9 @@ def _evaluate(given: argparse.Namespace) -> None:
         from dvae import quality
 
         train = given.train or given.shards
-        values["quality"] = quality.report(weights, train, given.shards, given.samples, given.sheet)
+        values["quality"] = quality.report(
+            weights, train, given.shards, given.split, given.samples, given.sheet
+        )
     if out:
         write_json(out, values)
         sys.stdout.write(f"written to {out}\n")

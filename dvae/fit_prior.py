@@ -61,7 +61,7 @@ def fit_prior(
     config = parse_part(CONFIGS[kind], with_overrides({}, overrides), f"--kind={kind}")
     with locked(folder.parent / FIT):
         latents = latents_of(weights, shards, split)
-        fitted = fit(latents, config, digest(weights.model.state_dict()), folder.parent / FIT)
+        fitted = fit(latents, config, weights, folder.parent / FIT)
         install(folder, weights, fitted)
         shutil.rmtree(folder.parent / FIT / "flow", ignore_errors=True)
     return fitted
@@ -75,22 +75,23 @@ def latents_of(weights: Weights, shards: str, split: str) -> Latents:
     return encode_split(weights, shards, split, mirror)
 
 
-def fit(latents: Latents, config: Part, owner: str, folder: Path) -> FittedPrior:
+def fit(latents: Latents, config: Part, weights: Weights, folder: Path) -> FittedPrior:
     """The prior that a config asks for.
 
     Args:
         latents: of the training split.
         config: one of `CONFIGS`.
-        owner: the digest of the weights that the latents are of.
+        weights: that the latents are of; a flow is trained where they are.
         folder: for checkpoints of a flow.
     """
+    owner = digest(weights.model.state_dict())
     about = {"weights": owner, "shape": tuple(latents.mean.shape[1:]), "latents": len(latents.ids)}
     if isinstance(config, MixtureConfig):
         prior = fit_mixture(draws(latents, config.seed), config.components, config.seed)
         return FittedPrior(prior, PriorAbout(kind="mixture", components=config.components, **about))
     if isinstance(config, FlowConfig):
         labels = _labels(latents) if config.labels else ()
-        device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        device = next(weights.model.parameters()).device
         flow = train_flow(latents, config, labels, folder / "flow", owner, device)
         return FittedPrior(flow, PriorAbout(kind="flow", flow=config, labels=labels, **about))
     prior = fit_gaussian(latents.mean, latents.variance)

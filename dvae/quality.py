@@ -108,6 +108,7 @@ def measure_quality(
     weights: Weights,
     train: Location,
     held_out: Location,
+    split: str,
     count: int,
     seed: int = 0,
     sheet: Path | None = None,
@@ -117,7 +118,8 @@ def measure_quality(
     Args:
         weights: to be measured.
         train: shards with a split train, that the weights learnt.
-        held_out: shards with a split val.
+        held_out: shards that it didn't.
+        split: of those.
         count: of each kind, at most; fewer where a split has fewer.
         seed: of the samples, and of which pictures are taken.
         sheet: a PNG for the samples that are nearest to a training picture, over it.
@@ -126,7 +128,7 @@ def measure_quality(
         UserError: there are fewer than 100 pictures of a kind.
     """
     learnt = Pictures(Reader(find_split(train, "train")), weights.model.image_size)
-    others = Pictures(Reader(find_split(held_out, "val")), weights.model.image_size)
+    others = Pictures(Reader(find_split(held_out, split)), weights.model.image_size)
     chosen = some(learnt, MOST_TRAIN, seed)
     refuse_few(count, len(others.reader), len(chosen))
     network = load_effnet_lite0()
@@ -251,9 +253,14 @@ def table(quality: Quality) -> str:
 
 
 def report(
-    weights: Weights, train: Location, held_out: Location, count: int, sheet: Path | None
+    weights: Weights,
+    train: Location,
+    held_out: Location,
+    split: str,
+    count: int,
+    sheet: Path | None,
 ) -> dict[str, object]:
     """Measure, print the table, and give the same as JSON's types."""
-    quality = measure_quality(weights, train, held_out, count, sheet=sheet)
+    quality = measure_quality(weights, train, held_out, split, count, sheet=sheet)
     sys.stdout.write(table(quality) + "\n")
     return asdict(quality)

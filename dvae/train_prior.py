@@ -1,4 +1,4 @@
-"""Trains a flow prior on latents: flow matching on the linear path, in a loop of its own.
+"""Trains a flow prior on latents: flow matching on the linear path, in a loop of its own, one process.
 
 The parts are the trainer's (Accelerate, optimizer, schedule, averaged weights, checkpoints), the order
 of samples and every draw are its pure functions; what differs is that a sample is a row in memory.
@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from dvae.checkpoint import Checkpoints
 from dvae.config import OptimConfig
-from dvae.data.order import Order, share
+from dvae.data.order import Order
 from dvae.ema import Ema
 from dvae.encode import Latents
-from dvae.errors import NonFiniteError, UserError
+from dvae.errors import NonFiniteError
 from dvae.failpoint import failpoint
 from dvae.files import write_json
 from dvae.latents import keyed_normal
@@ -65,37 +65,28 @@ def train_flow(
         cpu=device.type == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no"
     )
     batch_size = min(config.batch_size, len(latents.mean))
-    if batch_size % accelerator.num_processes:
-        raise UserError(
-            f"batch_size={batch_size} can't be shared by {accelerator.num_processes} processes: "
-            "give a multiple"
-        )
     torch.manual_seed(config.seed)
     prior = standardised(FlowPrior(latents.mean.shape[1:], config, labels), latents)
     prior.to(accelerator.device)
     rows = _rows(prior, latents)
-    checkpoints = _claim(folder, config, labels, owner, latents, accelerator)
+    checkpoints = _claim(folder, config, labels, owner, latents)
     optim = OptimConfig(
         learning_rate=config.learning_rate,
         betas=(0.9, 0.95),
         warmup_steps=min(config.warmup_steps, config.steps // 2),
     )
     optimizer, ema = make_optimizer(prior.velocity, optim), Ema(prior.velocity, config.ema)
-    state = resume(checkpoints, prior.velocity, ema, optimizer, None, accelerator.is_main_process)
-    if state.step and accelerator.is_main_process:
+    state = resume(checkpoints, prior.velocity, ema, optimizer, None, is_main=True)
+    if state.step:
         tqdm.write(f"the flow's training goes on from step {state.step}")
     model, wrapped = accelerator.prepare(prior.velocity, optimizer)
     order = Order(np.array([len(rows.mean)]), config.seed, batch_size)
-    slots = np.arange(batch_size)[
-        share(batch_size, accelerator.process_index, accelerator.num_processes)
-    ]
 
     shown: Tensor | None = None  # the running loss
-    hidden = not accelerator.is_main_process
-    with tqdm(total=config.steps, initial=state.step, disable=hidden or None) as bar:
+    with tqdm(total=config.steps, initial=state.step, disable=None) as bar:
         while state.step < config.steps:
             set_learning_rate(wrapped, learning_rate(state.step, optim, config.steps))
-            epochs, ids = order.draw(state.step, slots)
+            epochs, ids = order.draw(state.step, np.arange(batch_size))
             torch.manual_seed(config.seed + state.step)  # of dropout
             loss = flow_loss(model, rows, ids, epochs, config)
             accelerator.backward(loss)
@@ -110,9 +101,8 @@ def train_flow(
             if state.step % config.save_every == 0 or state.step == config.steps:
                 _check_finite(shown, state.step)
                 bar.set_postfix_str(f"loss {float(shown):.4f}")
-                if accelerator.is_main_process:
-                    checkpoints.save(state, prior.velocity, ema, optimizer)
-                    failpoint("prior_saved")
+                checkpoints.save(state, prior.velocity, ema, optimizer)
+                failpoint("prior_saved")
     prior.velocity = ema.model
     return prior.cpu().eval()
 
@@ -168,7 +158,6 @@ def _claim(
     labels: Sequence[str],
     owner: str,
     latents: Latents,
-    accelerator: Accelerator,
 ) -> Checkpoints:
     """The checkpoints of this very training; those of another one are removed."""
     what = {
@@ -177,13 +166,11 @@ def _claim(
         "labels": list(labels),
         "latents": digest({"mean": latents.mean}),
     }
-    if accelerator.is_main_process:
-        path = folder / FINGERPRINT
-        if not path.is_file() or json.loads(path.read_text()) != what:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write_json(path, what)
-    accelerator.wait_for_everyone()
+    path = folder / FINGERPRINT
+    if not path.is_file() or json.loads(path.read_text()) != what:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(path, what)
     return Checkpoints(folder / "checkpoints", keep=1)
 
 

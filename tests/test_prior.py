@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def two_rings(count):
 
 
 @pytest.mark.parametrize("kind", ["mixture", "flow"])
-def test_mixtures_and_flows_learn_what_a_gaussian_cannot(kind, tmp_path, fresh_accelerate):
+def test_mixtures_and_flows_learn_what_a_gaussian_cannot(kind, tmp_path, trained):
     if kind == "mixture":
         pytest.importorskip("sklearn")
     latents = latents_of(two_rings(512), variance=0.04)
@@ -90,14 +91,14 @@ def test_mixtures_and_flows_learn_what_a_gaussian_cannot(kind, tmp_path, fresh_a
         return float((drawn[:, 0].abs() < 1).double().mean())
 
     assert share_between(fit_gaussian(latents.mean, latents.variance)) > 0.3
-    assert share_between(fit(latents, config, "owner", tmp_path).model) < 0.08
+    assert share_between(fit(latents, config, load(str(trained)), tmp_path).model) < 0.08
 
 
-def test_a_flow_asked_for_a_label_gives_that_label_s_latents(tmp_path, fresh_accelerate):
+def test_a_flow_asked_for_a_label_gives_that_label_s_latents(tmp_path, trained):
     mean = two_rings(512)
     labels = ["left" if x < 0 else "right" for x in mean[:, 0]]
     config = FlowConfig(width=64, depth=2, dropout=0, steps=300, batch_size=128, labels=True)
-    flow = fit(latents_of(mean, 0.04, labels), config, "owner", tmp_path).model
+    flow = fit(latents_of(mean, 0.04, labels), config, load(str(trained)), tmp_path).model
     assert flow.labels == ("left", "right")
     right = flow.draw(300, generator(), 1.0, "right", guidance=1.5)
     assert float((right[:, 0] > 0).double().mean()) > 0.95
@@ -146,6 +147,21 @@ def test_a_gaussian_draws_latents_as_wide_as_the_encoded_ones(trained, shards, t
     drawn = draw_latents(load(str(trained)), 4000, 0, Sampling())
     encoded = draws(latents, 0)
     torch.testing.assert_close(drawn.std(0), encoded.std(0), rtol=0.35, atol=0.02)
+
+
+def test_a_flow_is_fitted_to_maps_of_latents(recipe, train, shards, capsys):
+    network = (
+        '[model]\nname = "klvae"\nimage_size = 32\nchannels = [16, 32]\nlatent_channels = 2\n\n'
+    )
+    recipe.write_text(re.sub(r"\[model\].*?\n\n", network, recipe.read_text(), flags=re.S))
+    assert train(recipe, "train.steps=1") == 0
+    run = str(recipe.parent / "runs" / "tiny")
+    assert main(["fit-prior", run, str(shards), *FLOW, "patch_size=4"]) == 0
+    weights = load(run)
+    assert weights.prior.about.shape == (2, 16, 16)
+    assert sample(weights, 2, 0).shape == (2, 3, 32, 32)
+    assert main(["fit-prior", run, str(shards), "--set", "patch_size=5"]) == 2
+    assert "patch_size=5 must divide the latent's 16 rows" in capsys.readouterr().err
 
 
 def test_a_prior_is_refused_with_other_weights_and_when_damaged(trained, shards, capsys):

@@ -31,7 +31,6 @@ from dvae.generate import Sampling, reconstruct, sample
 from dvae.pictures import grid, save_png, to_pixels
 from dvae.prior import FlowConfig
 from dvae.quality import as_input, in_features, pictures, some
-from dvae.tensors import digest
 from dvae.weights import Weights
 
 SHOWN = 25  # samples of a grid
@@ -86,8 +85,7 @@ def give_prior(weights: Weights, prior: str, name: str, given: argparse.Namespac
         "mixture": MixtureConfig(),
         "flow": FlowConfig(steps=given.flow_steps),
     }[prior]
-    owner = digest(weights.model.state_dict())
-    weights.prior = fit(latents, config, owner, given.out / f"fit-{name}")
+    weights.prior = fit(latents, config, weights, given.out / f"fit-{name}")
     return Sampling()
 
 
