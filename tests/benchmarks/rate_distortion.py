@@ -31,9 +31,9 @@ from dvae.generate import Sampling, reconstruct, sample
 from dvae.pictures import grid, save_png, to_pixels
 from dvae.prior import FlowConfig
 from dvae.quality import as_input, in_features, pictures, some
-from dvae.weights import Weights
 
 SHOWN = 25  # samples of a grid
+NORMAL = "N(0, I)"
 
 
 def centres(shards: Path, split: str, size: int, count: int) -> torch.Tensor:
@@ -57,8 +57,16 @@ def point(source: str, given: argparse.Namespace) -> dict[str, object]:
         "held-out pictures": kernel_distance(in_features(network, held_out), reference),
         "reconstructions": judge(reconstruct(weights, as_input(held_out))),
     }
-    for prior in ("N(0, I)", *given.priors):
-        how = give_prior(weights, prior, name, given)
+    latents = latents_of(weights, str(given.train), "train") if given.priors else None
+    for prior in (NORMAL, *given.priors):
+        how = Sampling(normal=prior == NORMAL)
+        if latents and prior != NORMAL:  # held in memory only: the run's folder stays as it is
+            config = {
+                "gaussian": GaussianConfig(),
+                "mixture": MixtureConfig(),
+                "flow": FlowConfig(steps=given.flow_steps),
+            }[prior]
+            weights.prior = fit(latents, config, weights, given.out / f"fit-{name}")
         images = sample(weights, given.count, seed=0, how=how)
         found[prior] = judge(images)
         save_png(grid(images[:SHOWN], 5), given.out / f"{name}-{prior.split('(')[0].lower()}.png")
@@ -73,20 +81,6 @@ def point(source: str, given: argparse.Namespace) -> dict[str, object]:
         "bits_per_dim": result.bits_per_dim,
         "kd_effnetlite0": found,
     }
-
-
-def give_prior(weights: Weights, prior: str, name: str, given: argparse.Namespace) -> Sampling:
-    """Fit a prior and hold it in memory only: the run's folder stays as it is."""
-    if prior == "N(0, I)":
-        return Sampling(normal=True)
-    latents = latents_of(weights, str(given.train), "train")
-    config = {
-        "gaussian": GaussianConfig(),
-        "mixture": MixtureConfig(),
-        "flow": FlowConfig(steps=given.flow_steps),
-    }[prior]
-    weights.prior = fit(latents, config, weights, given.out / f"fit-{name}")
-    return Sampling()
 
 
 def figures(rows: list[dict], given: argparse.Namespace) -> None:
