@@ -22,7 +22,7 @@ from dvae.ema import Ema
 from dvae.errors import CheckpointError
 from dvae.files import TEMPORARY, damage, whole_folder
 from dvae.optim import load_optimizer_tensors, optimizer_tensors
-from dvae.weights import mismatches, read_tensors
+from dvae.tensors import mismatches, read_tensors
 
 STATE = "state.json"
 NETWORK, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
@@ -52,6 +52,7 @@ class State:
     mean_error: float | None = None  # running, of one number of a picture: the optimal scale
     best_step: int | None = None
     best_loss: float | None = None  # nats per image, on the validation split
+    steering: float = 1.0  # what beta is multiplied by, to hold the rate
     bad_samples: int = 0  # in all processes
     data: str = ""  # digest of the shards that are trained on
     first_step: int = 0  # the step at which these data began

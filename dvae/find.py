@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from dvae.checkpoint import AVERAGE, NETWORK, STATE, read_state
+from dvae.checkpoint import AVERAGE, NETWORK, STATE, Checkpoints, State, read_state
 from dvae.diffusers_layout import is_diffusers, read_diffusers
 from dvae.errors import CheckpointError, UserError
 from dvae.files import damage
@@ -39,6 +39,15 @@ def load(source: str) -> Weights:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{source} is neither a folder here nor on the Hub: {reason}") from None
+
+
+def state_of(source: str) -> State | None:
+    """The counters of a run's newest whole checkpoint, or of the checkpoint itself; None of others."""
+    path = Path(source)
+    if (path / STATE).is_file():
+        return read_state(path)
+    newest, _ = Checkpoints(path / "checkpoints", keep=1).newest()
+    return read_state(newest) if newest else None
 
 
 def _of_checkpoint(path: Path) -> Weights:

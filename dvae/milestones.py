@@ -8,6 +8,7 @@ import torch
 from dvae.data.batches import Batch
 from dvae.errors import DataError
 from dvae.files import damage
+from dvae.health import diagnose, record_of
 from dvae.metrics import evaluate
 from dvae.resume import note_data
 from dvae.session import BAD_SAMPLES, Run, say
@@ -41,6 +42,7 @@ def measure(run: Run) -> bool:
         )
     state.metrics, state.measured = result.summary(), state.step
     run.monitor.evaluation(result, state.step)
+    run.monitor.health(diagnose(result, config.loss, run.scale, record_of(state)), state.step)
     generator = torch.Generator().manual_seed(FIXED_SEED)
     z = torch.randn(config.eval.grid**2, *run.bare.latent_shape, generator=generator)
     was_training = run.published.training
@@ -49,7 +51,7 @@ def measure(run: Run) -> bool:
     run.published.train(was_training)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in state.metrics.items())
     say(run, f"step {state.step}: {shown}")
-    objective = result.nll + config.loss.beta * result.kl
+    objective = result.nll + config.loss.beta * state.steering * result.kl
     improved = state.best_loss is None or objective < state.best_loss
     if improved:
         state.best_step, state.best_loss = state.step, objective

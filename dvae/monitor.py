@@ -2,12 +2,14 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from dvae.health import Finding
 from dvae.latents import interpolate
 from dvae.metrics import Evaluation
 from dvae.models.blocks import LatentModel
@@ -65,6 +67,13 @@ class Monitor:
         self.writer.add_scalar("val/mean_std", result.mean_std, step)
         kl = torch.tensor(result.kl_per_dim)
         self.writer.add_histogram("val/kl_per_dim", kl, step)
+
+    def health(self, found: Sequence[Finding], step: int) -> None:
+        """Write each ailment's number, and how many ail the run."""
+        if self.writer:
+            for finding in found:
+                self.writer.add_scalar(f"health/{finding.name}", finding.value, step)
+            self.writer.add_scalar("health/ill", sum(f.is_ill for f in found), step)
 
     @torch.no_grad()
     def pictures(

@@ -25,7 +25,7 @@ from dvae.errors import exit_code_of
 from dvae.files import locked
 from dvae.guard import check_game, count_good, leave_out
 from dvae.latents import keyed_normal
-from dvae.losses import kl_weight, loss_terms
+from dvae.losses import kl_weight, loss_terms, steered
 from dvae.milestones import measure, save
 from dvae.optim import learning_rate, set_learning_rate
 from dvae.pictures import batch_images
@@ -128,7 +128,7 @@ def loop(run: Run, request: StopRequest) -> None:
             count = count_good(run, batch)
             rate = learning_rate(state.step, config.optim, config.train.steps)
             set_learning_rate(run.optimizer, rate)
-            beta = kl_weight(state.step, config.loss)
+            beta = kl_weight(state.step, config.loss) * state.steering
             sums = forward_and_backward(run, batch, count, beta)
             grad_norm = clip(run)
             totals = add_up(run, sums, grad_norm, request)
@@ -218,6 +218,7 @@ def follow(run: Run, totals: Totals, count: float, rate: float) -> None:
         run.ema.update(run.bare, state.step)
     if run.judges.adversary:
         run.judges.adversary.step(rate / run.config.optim.learning_rate)
+    state.steering = steered(state.steering, totals.kl / count, state.step, run.config.loss)
     error = totals.error / (count * run.config.dims)
     keep = min(SCALE_DECAY, (1 + state.step) / (10 + state.step))
     before = error if state.mean_error is None else state.mean_error
