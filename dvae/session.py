@@ -6,12 +6,14 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from dvae.checkpoint import Checkpoints, State
 from dvae.config import Config
 from dvae.ema import Ema
+from dvae.engine import Engine, Tensors, check_engine, engine_asked_for, make_engine
 from dvae.errors import UserError
 from dvae.files import remove_unfinished, write_bytes
 from dvae.losses import current_scale
@@ -22,7 +24,7 @@ from dvae.networks import build
 from dvae.optim import make_optimizer
 from dvae.pictures import to_network
 from dvae.recipe import differences, parse_config, read_toml, to_toml
-from dvae.resume import resume, settle_data
+from dvae.resume import restored, settle_data
 from dvae.streams import Streams
 
 PEER_TIMEOUT = timedelta(minutes=10)  # a process that waits longer for the others ends
@@ -37,9 +39,7 @@ class Run:
     config: Config
     accelerator: Accelerator
     streams: Streams
-    model: nn.Module  # wrapped: only its forward synchronises gradients
-    bare: LatentModel  # the same network, not wrapped
-    optimizer: torch.optim.Optimizer
+    engine: Engine  # holds the network and its optimizer
     ema: Ema | None
     checkpoints: Checkpoints
     monitor: Monitor
@@ -47,9 +47,13 @@ class Run:
     fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
 
     @property
-    def published(self) -> LatentModel:
-        """The network that is measured, sampled and exported."""
-        return self.ema.model if self.ema else self.bare
+    def bare(self) -> LatentModel:
+        """The network, not wrapped: only a wrapped one's forward synchronises gradients."""
+        return self.engine.bare
+
+    def average(self, keep: bool = True) -> Tensors:
+        """The weights that are measured, sampled and exported, whole; all processes call this."""
+        return self.engine.network(self.ema.parts if self.ema else self.engine.parts(), keep)
 
     @property
     def scale(self) -> float:
@@ -64,7 +68,7 @@ def start_accelerator(config: Config) -> Accelerator:
         UserError: it isn't, or the device doesn't know the precision.
     """
     precision = config.train.precision
-    mixed = precision if precision in ("bf16", "fp16") else "no"
+    mixed = precision if precision in ("bf16", "fp16") and not engine_asked_for() else "no"
     try:
         accelerator = Accelerator(
             mixed_precision=mixed, kwargs_handlers=[InitProcessGroupKwargs(timeout=PEER_TIMEOUT)]
@@ -84,6 +88,7 @@ def start_accelerator(config: Config) -> Accelerator:
             f"{launched} processes were launched and each sees {accelerator.num_processes}: on a "
             "machine without a GPU set ACCELERATE_USE_CPU=true before accelerate launch --multi_gpu"
         )
+    check_engine(accelerator, precision, config.train.guard)
     return accelerator
 
 
@@ -118,27 +123,43 @@ def set_up(
     check_statistics(config, bare, accelerator.num_processes)
     if config.train.precision == "fp64":
         bare.double()
-    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    flat = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    is_last = config.train.channels_last and not flat  # engines cut what is contiguous
+    layout = torch.channels_last if is_last else torch.contiguous_format
     bare.to(accelerator.device).to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = make_optimizer(bare, config.optim)
-    ema = Ema(bare, config.optim.ema) if config.optim.ema else None
     checkpoints = Checkpoints(config.folder / "checkpoints", config.train.keep)
-    state = resume(checkpoints, bare, ema, optimizer, accelerator.is_main_process)
+    before = restored(checkpoints, bare, config.optim.ema > 0, accelerator.is_main_process)
+    state = before.state
+    if before.network:
+        bare.load_state_dict(before.network)
     settle_data(state, streams.sources, checkpoints.folder, accept_new_data)
-    model, wrapped = accelerator.prepare(bare, optimizer)
+    engine = make_engine(accelerator, bare, optimizer, config.train, config.optim.max_grad_norm)
+    if before.optimizer:
+        engine.load_optimizer(before.optimizer)
+    ema = make_ema(engine, config.optim.ema, before.average)
     if state.loss_scale and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state.loss_scale)
     fixed = to_network(
         streams.fixed(FIXED_PICTURES), accelerator.device, next(bare.parameters()).dtype
     )
-    model.train()
+    engine.model.train()
     folder = config.folder / "tensorboard"
     monitor = Monitor(folder, state.step, accelerator.is_main_process)
     if state.step == 0:
         monitor.text(to_toml(config), dataclasses.asdict(state), 0)
-    return Run(
-        config, accelerator, streams, model, bare, wrapped, ema, checkpoints, monitor, state, fixed
-    )
+    return Run(config, accelerator, streams, engine, ema, checkpoints, monitor, state, fixed)
+
+
+def make_ema(engine: Engine, decay: float, saved: Tensors | None) -> Ema | None:
+    """The average that a recipe asks for, beginning at the weights or at what was saved."""
+    if not decay:
+        return None
+    ema = Ema(engine.parts(), decay)
+    if saved:
+        for name, part in ema.parts.items():
+            part.copy_(engine.part_of(name, saved[name]))
+    return ema
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

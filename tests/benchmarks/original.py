@@ -37,7 +37,7 @@ from sample_quality import (
 from torch import Tensor
 from torch.nn import functional
 
-from dvae.checkpoint import Checkpoints, State, restore
+from dvae.checkpoint import NETWORK, OPTIMIZER, Checkpoints, State
 from dvae.data.batches import Batch
 from dvae.errors import UserError, exit_code_of
 from dvae.evaluate import evaluate_weights
@@ -47,8 +47,10 @@ from dvae.generate import reconstruct, sample
 from dvae.metrics import psnr, ssim
 from dvae.models.blocks import VAEOutput
 from dvae.models.dogvae import DogVAE
+from dvae.optim import load_optimizer_tensors, optimizer_tensors
 from dvae.pictures import grid, mirrored, save_png, to_pixels
 from dvae.recipe import load_config
+from dvae.resume import restored
 from dvae.streams import Streams, open_streams
 from dvae.weights import Weights
 
@@ -97,15 +99,17 @@ def train(given: argparse.Namespace, streams: Streams) -> tuple[DogVAE, State]:
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     checkpoints = Checkpoints(given.out / "checkpoints", keep=2)
     remove_unfinished(checkpoints.folder)
-    path, passed = checkpoints.newest()
-    print(*passed, sep="\n", end="\n" if passed else "")
-    state = restore(path, model, None, optimizer) if path else State()
+    before = restored(checkpoints, model, averages=False, is_main=True)
+    state = before.state
+    if before.network:
+        model.load_state_dict(before.network)
+        load_optimizer_tensors(model, optimizer, before.optimizer or {})
     if given.evaluate_only:
-        if not path:
+        if not before.network:
             raise UserError(f"{given.out} holds no checkpoint to evaluate: train with --steps")
         return model, state
     print(f"step {state.step} of {given.steps}", flush=True)
-    since, before = time.monotonic(), state.step
+    since, done = time.monotonic(), state.step
     with streams.training(state.step, rank=0, world_size=1) as batches:
         while state.step < given.steps:
             images = raw_pixels(next(batches))
@@ -118,12 +122,14 @@ def train(given: argparse.Namespace, streams: Streams) -> tuple[DogVAE, State]:
             optimizer.step()
             state.step += 1
             if state.step % LOG_EVERY == 0 or state.step == given.steps:
-                pace = (time.monotonic() - since) / (state.step - before)
-                since, before = time.monotonic(), state.step
+                pace = (time.monotonic() - since) / (state.step - done)
+                since, done = time.monotonic(), state.step
                 shown = f"mse {error:.1f}, kl {kl:.1f}, {pace:.2f} s/step"
                 print(f"step {state.step}: {shown}", flush=True)
             if state.step % SAVE_EVERY == 0 or state.step == given.steps:
-                checkpoints.save(state, model, None, optimizer)
+                files = {NETWORK: model.state_dict()}
+                files[OPTIMIZER] = optimizer_tensors(model, optimizer)
+                checkpoints.save(state, files)
     return model, state
 
 
