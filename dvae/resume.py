@@ -21,7 +21,7 @@ from dvae.checkpoint import (
     read_state,
 )
 from dvae.data.changes import data_differences
-from dvae.data.index import Shard
+from dvae.data.manifest import Shard
 from dvae.errors import CheckpointError, DataError
 from dvae.files import write_json
 from dvae.sources import Sources
