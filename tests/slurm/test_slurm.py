@@ -69,20 +69,20 @@ def until(reached):
 
 
 def test_a_preempted_job_saves_goes_back_to_the_queue_and_finishes(submit, tmp_path):
-    job = submit("train.steps=600", "train.save_every=600", "eval.every=600")
+    job = submit("train.steps=200", "train.save_every=200", "eval.every=200")
     log = tmp_path / f"dvae-{job}-0.log"
     until(lambda: log.exists() and "bits/dim" in log.read_text())
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
     until(lambda: shown(job)["JobState"] == "PENDING")
     checkpoints = tmp_path / "runs" / "job" / "checkpoints"
     [saved] = [int(path.name[-8:]) for path in checkpoints.glob("step-*")]
-    assert 0 < saved < 600
+    assert 0 < saved < 200
     assert f"stopped after step {saved}" in log.read_text()
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
     until(lambda: shown(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"))
     assert shown(job)["JobState"] == "COMPLETED"
     assert shown(job)["Restarts"] == "1"
-    assert "done: 600 steps" in log.read_text()
+    assert "done: 200 steps" in log.read_text()
     assert load_file(tmp_path / "runs" / "job" / "weights" / "model.safetensors")
 
 
