@@ -138,10 +138,8 @@ def test_a_checkpoint_goes_on_under_any_other_engine(tmp_path, folder, shards, a
         run(folder, shards, "", 1, "one", "train.steps=24")
     for file in ("model", "ema", "optimizer"):
         one, other = (
-            load_file(
-                tmp_path / "runs" / name / "checkpoints" / "step-00000024" / f"{file}.safetensors"
-            )
-            for name in ("one", "moved")
+            load_file(run_folder / "checkpoints" / "step-00000024" / f"{file}.safetensors")
+            for run_folder in (folder / "runs" / "one", tmp_path / "runs" / "moved")
         )
         assert one.keys() == other.keys()
         for name, tensor in one.items():
