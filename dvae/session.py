@@ -124,8 +124,8 @@ def set_up(
     if config.train.precision == "fp64":
         bare.double()
     flat = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    is_last = config.train.channels_last and not flat  # engines cut what is contiguous
-    layout = torch.channels_last if is_last else torch.contiguous_format
+    last = config.train.channels_last and not flat  # engines cut what is contiguous
+    layout = torch.channels_last if last else torch.contiguous_format
     bare.to(accelerator.device).to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = make_optimizer(bare, config.optim)
     checkpoints = Checkpoints(config.folder / "checkpoints", config.train.keep)
