@@ -20,11 +20,27 @@ from torch import Tensor, nn
 from dvae import __version__
 from dvae.errors import CheckpointError
 from dvae.files import TEMPORARY, damage, whole_folder
+from dvae.optim import load_optimizer_tensors, optimizer_tensors
 from dvae.weights import mismatches, read_tensors
 
 STATE = "state.json"
 NETWORK, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
+RIVAL, RIVAL_OPTIMIZER = "discriminator.safetensors", "discriminator_optimizer.safetensors"
+Learner = tuple[nn.Module, torch.optim.Optimizer]
 NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass
+class Standing:
+    """How the game against the discriminator stands (`dvae.adversarial`)."""
+
+    steps: int = 0  # of the discriminator
+    balance: float = 0.0  # of the gradients; 0: not measured yet
+    loss: float = 0.0  # of the discriminator, a running mean
+    real: float = 0.0  # running means of its logits
+    fake: float = 0.0
+    won: int = 0  # steps in a row at which it had won
+    skipped: int = 0  # its steps that were not finite
 
 
 @dataclass
@@ -43,6 +59,8 @@ class State:
     loss_scale: dict[str, Any] | None = None  # of fp16
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
     measured: int | None = None  # the step of that evaluation
+    standing: Standing = field(default_factory=Standing)
+    good_step: int | None = None  # the last checkpoint at which the discriminator hadn't won
     version: str = __version__
     torch: str = torch.__version__
 
@@ -98,15 +116,25 @@ class Checkpoints:
             passed.append(f"checkpoint {path.name} is damaged: {wrong}")
         return None, passed
 
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints later than a step."""
+        for found, path in self.names().items():
+            if found > step:
+                _remove(path)
+
     def _prune(self, state: State) -> None:
         # Later ones are damaged, or the run would have gone on from them: they don't count.
         found = {step: path for step, path in self.names().items() if step <= state.step}
-        kept = {*list(found)[-self.keep :], state.step, state.best_step}
+        kept = {*list(found)[-self.keep :], state.step, state.best_step, state.good_step}
         for step, path in found.items():
             if step not in kept:
-                doomed = path.with_name(f"{TEMPORARY}{path.name}")
-                path.rename(doomed)  # never half a checkpoint under its name
-                shutil.rmtree(doomed, ignore_errors=True)
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    doomed = path.with_name(f"{TEMPORARY}{path.name}")
+    path.rename(doomed)  # never half a checkpoint under its name
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def read_network(path: Path, model: nn.Module) -> dict[str, Tensor]:
@@ -122,6 +150,21 @@ def read_network(path: Path, model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def rival_files(rival: Learner) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint holds of the discriminator, which every process has whole."""
+    return {RIVAL: rival[0].state_dict(), RIVAL_OPTIMIZER: optimizer_tensors(*rival)}
+
+
+def restore_rival(path: Path, rival: Learner) -> None:
+    """Load the discriminator and its optimizer from a checkpoint.
+
+    Raises:
+        CheckpointError: it holds another one, or none.
+    """
+    rival[0].load_state_dict(read_network(path / RIVAL, rival[0]))
+    load_optimizer_tensors(*rival, read_tensors(path / RIVAL_OPTIMIZER))
+
+
 def read_state(path: Path) -> State:
     """The counters of a checkpoint.
 
@@ -129,8 +172,9 @@ def read_state(path: Path) -> State:
         CheckpointError: they are missing, or not of this version.
     """
     try:
-        return State(**json.loads((path / STATE).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        value = json.loads((path / STATE).read_text())
+        return State(**value | {"standing": Standing(**value.get("standing", {}))})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / STATE} is not a state of this version: {error}") from None
 
 

@@ -24,7 +24,7 @@ from accelerate.utils import DistributedType, convert_outputs_to_fp32
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from dvae.config import TrainConfig
+from dvae.config import Config, TrainConfig
 from dvae.errors import UserError
 from dvae.models.blocks import LatentModel, ResBlock
 from dvae.optim import load_optimizer_tensors, optimizer_tensors
@@ -181,7 +181,7 @@ def engine_asked_for() -> DistributedType | None:
     return None
 
 
-def check_engine(accelerator: Accelerator, precision: str, guard: str) -> None:
+def check_engine(accelerator: Accelerator, config: Config) -> None:
     """Refuse an engine that isn't the one asked for, or doesn't do what the recipe asks.
 
     Raises:
@@ -199,6 +199,7 @@ def check_engine(accelerator: Accelerator, precision: str, guard: str) -> None:
         raise UserError(
             "fsdp_version=1 is not supported: set fsdp_version: 2, as launch/fsdp2.yaml"
         )
+    precision = config.train.precision
     refused = {"fp16": "scales the loss by itself: take bf16 or fp32"}
     if asked is DistributedType.DEEPSPEED:
         refused["fp64"] = "keeps its weights in fp32: take fp32 or bf16"
@@ -206,11 +207,17 @@ def check_engine(accelerator: Accelerator, precision: str, guard: str) -> None:
         raise UserError(
             f"train.precision={precision} can't be used: {asked.value} {refused[precision]}"
         )
-    if asked is DistributedType.DEEPSPEED and guard == "skip":
+    if asked is DistributedType.DEEPSPEED and config.train.guard == "skip":
         raise UserError(
             "train.guard=skip can't be used under DeepSpeed, which keeps a gradient that was left "
             "out: take train.guard=stop, or launch/fsdp2.yaml"
         )
+    untried = {
+        f"adversarial.weight={config.adversarial.weight:g}": config.adversarial.weight > 0,
+        "train.decoder_only=true": config.train.decoder_only,
+    }
+    for key in (key for key, is_set in untried.items() if is_set):
+        raise UserError(f"{key} was never tried under {asked.value}: take launch/multi_gpu.yaml")
 
 
 def make_engine(

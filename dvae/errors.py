@@ -28,6 +28,12 @@ class NonFiniteError(UserError):
     exit_code = 5
 
 
+class DiscriminatorWonError(UserError):
+    """The discriminator won for longer than the recipe allows (exit code 5)."""
+
+    exit_code = 5
+
+
 def exit_code_of(command: Callable[[], int | None]) -> int:
     """Run a command; a `UserError`, or a file that can't be used, becomes one message on stderr."""
     try:

@@ -1,8 +1,10 @@
-"""What may not reach the weights: bad samples, and a loss or gradient that is not finite."""
+"""What may not reach the weights: bad samples, what is not finite, a generator that lost its game."""
 
 from dvae.data.batches import Batch
-from dvae.errors import DataError, NonFiniteError
+from dvae.errors import DataError, DiscriminatorWonError, NonFiniteError
+from dvae.find import load
 from dvae.session import BAD_SAMPLES, Run, as_tensor, say
+from dvae.weights import export
 
 
 def count_good(run: Run, batch: Batch) -> float:
@@ -50,4 +52,32 @@ def leave_out(run: Run, batch: Batch, count: float) -> None:
         f"samples {batch.ids[:8].tolist()} … on process {run.accelerator.process_index}): the "
         "last checkpoint is whole: go on with train.guard=skip, or lower optim.learning_rate under "
         "another run.name"
+    )
+
+
+def check_game(run: Run) -> None:
+    """Stop where the discriminator has won for too long, and fall back to the last good checkpoint.
+
+    Raises:
+        DiscriminatorWonError: it has; the weights folder is that checkpoint's, later ones are gone.
+    """
+    config, state, adversary = run.config, run.state, run.judges.adversary
+    if adversary is None or not adversary.has_won():
+        return
+    good = run.checkpoints.names().get(state.good_step or 0)
+    if good and run.accelerator.is_main_process:
+        weights = load(str(good))
+        export(config.folder / "weights", weights.model, weights.about)
+        run.checkpoints.remove_after(weights.about.step)
+    run.accelerator.wait_for_everyone()
+    raise DiscriminatorWonError(
+        f"the discriminator told pictures from reconstructions at will for {state.standing.won} steps, "
+        f"to step {state.step}: adversarial.patience={config.adversarial.patience} allows no more. "
+        + (
+            f"weights/ and the last checkpoint are those of step {state.good_step}: "
+            if good
+            else ""
+        )
+        + f"begin another run.name from it (train.start={config.folder}) with a slower discriminator: "
+        "a lower adversarial.learning_rate, adversarial.r1=1 or adversarial.augment=true"
     )

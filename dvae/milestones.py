@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from dvae.checkpoint import AVERAGE, NETWORK, OPTIMIZER
+from dvae.checkpoint import AVERAGE, NETWORK, OPTIMIZER, rival_files
 from dvae.data.batches import Batch
 from dvae.engine import Tensors
 from dvae.errors import DataError
@@ -63,10 +63,14 @@ def save(run: Run) -> None:
     if state.step != run.checkpoints.last:
         if accelerator.scaler is not None:
             state.loss_scale = accelerator.scaler.state_dict()
+        if not state.standing.won:
+            state.good_step = state.step
         files = {NETWORK: run.engine.network(run.engine.parts(), keep=is_main)}
         if run.ema:
             files[AVERAGE] = run.average(keep=is_main)
         files[OPTIMIZER] = run.engine.optimizer_tensors(keep=is_main)
+        if run.judges.rival:
+            files |= rival_files(run.judges.rival)
         if is_main:
             note_data(state, run.streams.sources, run.checkpoints.folder)
             run.checkpoints.save(state, files)

@@ -38,6 +38,7 @@ class Restored:
     network: Tensors | None = None
     average: Tensors | None = None
     optimizer: Tensors | None = None
+    path: Path | None = None
 
 
 def restored(checkpoints: Checkpoints, model: nn.Module, averages: bool, is_main: bool) -> Restored:
@@ -64,7 +65,7 @@ def restored(checkpoints: Checkpoints, model: nn.Module, averages: bool, is_main
     average = read_network(path / AVERAGE, model) if averages else None
     state = read_state(path)
     checkpoints.last = state.step
-    return Restored(state, network, average, read_tensors(path / OPTIMIZER))
+    return Restored(state, network, average, read_tensors(path / OPTIMIZER), path)
 
 
 def settle_data(state: State, sources: Sources, folder: Path, accept_new: bool) -> None:

@@ -10,12 +10,14 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dvae.checkpoint import Checkpoints, State
+from dvae.checkpoint import Checkpoints, State, restore_rival
 from dvae.config import Config
 from dvae.ema import Ema
 from dvae.engine import Engine, Tensors, check_engine, engine_asked_for, make_engine
 from dvae.errors import UserError
 from dvae.files import remove_unfinished, write_bytes
+from dvae.find import load
+from dvae.judges import Judges, make_judges
 from dvae.losses import current_scale
 from dvae.metrics import exact_dtype
 from dvae.models.blocks import LatentModel
@@ -26,6 +28,7 @@ from dvae.pictures import to_network
 from dvae.recipe import differences, parse_config, read_toml, to_toml
 from dvae.resume import restored, settle_data
 from dvae.streams import Streams
+from dvae.weights import mismatches
 
 PEER_TIMEOUT = timedelta(minutes=10)  # a process that waits longer for the others ends
 FIXED_PICTURES = 8  # of the reconstruction grid
@@ -44,6 +47,7 @@ class Run:
     checkpoints: Checkpoints
     monitor: Monitor
     state: State
+    judges: Judges
     fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
 
     @property
@@ -88,7 +92,7 @@ def start_accelerator(config: Config) -> Accelerator:
             f"{launched} processes were launched and each sees {accelerator.num_processes}: on a "
             "machine without a GPU set ACCELERATE_USE_CPU=true before accelerate launch --multi_gpu"
         )
-    check_engine(accelerator, precision, config.train.guard)
+    check_engine(accelerator, config)
     return accelerator
 
 
@@ -127,10 +131,19 @@ def set_up(
     last = config.train.channels_last and not flat  # engines cut what is contiguous
     layout = torch.channels_last if last else torch.contiguous_format
     bare.to(accelerator.device).to(memory_format=layout)  # type: ignore[call-overload]
-    optimizer = make_optimizer(bare, config.optim)
     checkpoints = Checkpoints(config.folder / "checkpoints", config.train.keep)
+    if config.train.start and not checkpoints.names():
+        begin_from(config.train.start, bare)
+    if config.train.decoder_only:
+        bare.freeze_encoder()
+    optimizer = make_optimizer(bare, config.optim)
     before = restored(checkpoints, bare, config.optim.ema > 0, accelerator.is_main_process)
     state = before.state
+    judges = make_judges(config, accelerator, next(bare.parameters()).dtype)
+    if judges.adversary:
+        judges.adversary.standing = state.standing
+    if judges.rival and before.path:
+        restore_rival(before.path, judges.rival)
     if before.network:
         bare.load_state_dict(before.network)
     settle_data(state, streams.sources, checkpoints.folder, accept_new_data)
@@ -148,7 +161,18 @@ def set_up(
     monitor = Monitor(folder, state.step, accelerator.is_main_process)
     if state.step == 0:
         monitor.text(to_toml(config), dataclasses.asdict(state), 0)
-    return Run(config, accelerator, streams, engine, ema, checkpoints, monitor, state, fixed)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        streams=streams,
+        engine=engine,
+        ema=ema,
+        checkpoints=checkpoints,
+        monitor=monitor,
+        state=state,
+        judges=judges,
+        fixed=fixed,
+    )
 
 
 def make_ema(engine: Engine, decay: float, saved: Tensors | None) -> Ema | None:
@@ -160,6 +184,21 @@ def make_ema(engine: Engine, decay: float, saved: Tensors | None) -> Ema | None:
         for name, part in ema.parts.items():
             part.copy_(engine.part_of(name, saved[name]))
     return ema
+
+
+def begin_from(source: str, bare: LatentModel) -> None:
+    """Give a new run's network the weights that `train.start` names.
+
+    Raises:
+        UserError: they are of another network.
+    """
+    tensors = load(source).model.state_dict()
+    problems = mismatches(tensors, bare.state_dict())
+    if problems:
+        raise UserError(
+            f"train.start={source} is of another network: {problems}: give the recipe its [model]"
+        )
+    bare.load_state_dict(tensors)
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

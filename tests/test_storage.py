@@ -1,5 +1,6 @@
 """Where data may lie, how that is shown, and how windows of them are announced and fetched."""
 
+import os
 import threading
 
 import numpy as np
@@ -190,3 +191,16 @@ def test_a_window_that_fails_fails_for_all_its_samples_and_dropping_wakes_who_wa
         [],
         ["its reading was given up"],
     )  # dropped before it was waited for, or then
+
+
+def test_a_file_stays_open_while_it_is_read(tmp_path, monkeypatch):
+    """Else its descriptor may be another file's by then, and a whole shard seems to be cut short."""
+    (tmp_path / "a").write_bytes(b"12345")
+    store, pread = LocalStore(tmp_path), os.pread
+
+    def interrupted(descriptor, size, offset):
+        store.forget("a")  # as a thread does that opened the same file and puts its own in place
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", interrupted)
+    assert store.read("a", 1, 3) == b"234"
