@@ -90,4 +90,5 @@ def test_a_job_that_failed_does_not_look_completed(submit, tmp_path):
     job = submit("train.steps=0")
     until(lambda: shown(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"))
     assert shown(job)["JobState"] == "FAILED"
-    assert "train.steps=0" in (tmp_path / f"dvae-{job}-0.log").read_text()
+    told = "".join(log.read_text() for log in tmp_path.glob(f"dvae-{job}-?.log"))
+    assert "train.steps=0" in told  # by the node that came to it first; the other was ended
