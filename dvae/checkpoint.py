@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dvae import __version__
-from dvae.ema import Ema
 from dvae.errors import CheckpointError
 from dvae.files import TEMPORARY, damage, whole_folder
 from dvae.optim import load_optimizer_tensors, optimizer_tensors
@@ -84,28 +83,20 @@ class Checkpoints:
                 found[int(match[1])] = path
         return dict(sorted(found.items()))
 
-    def save(
-        self,
-        state: State,
-        model: nn.Module,
-        ema: Ema | None,
-        optimizer: torch.optim.Optimizer,
-        rival: Learner | None = None,
-    ) -> Path:
+    def save(self, state: State, files: dict[str, dict[str, Tensor]]) -> Path:
         """Write a checkpoint, read it again, then remove those that needn't be kept.
+
+        Args:
+            state: the counters.
+            files: the tensors of each file, whole and by the network's names.
 
         Raises:
             CheckpointError: what was read back isn't what was written.
         """
         path = self.folder / f"step-{state.step:08d}"
         with whole_folder(path) as temporary:
-            _save(model.state_dict(), temporary / NETWORK)
-            if ema:
-                _save(ema.model.state_dict(), temporary / AVERAGE)
-            _save(optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
-            if rival:
-                _save(rival[0].state_dict(), temporary / RIVAL)
-                _save(optimizer_tensors(*rival), temporary / RIVAL_OPTIMIZER)
+            for name, tensors in files.items():
+                _save(tensors, temporary / name)
             (temporary / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
         wrong = damage(path)
         if wrong:
@@ -147,26 +138,32 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def restore(
-    path: Path,
-    model: nn.Module,
-    ema: Ema | None,
-    optimizer: torch.optim.Optimizer,
-    rival: Learner | None = None,
-) -> State:
-    """Load a checkpoint into a network, its average, its optimizer, and the discriminator's.
+def read_network(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's file that are a whole network's.
 
     Raises:
-        CheckpointError: it belongs to another network.
+        CheckpointError: they are another network's.
     """
-    _load(path / NETWORK, model)
-    if ema:
-        _load(path / AVERAGE, ema.model)
-    load_optimizer_tensors(model, optimizer, read_tensors(path / OPTIMIZER))
-    if rival:
-        _load(path / RIVAL, rival[0])
-        load_optimizer_tensors(*rival, read_tensors(path / RIVAL_OPTIMIZER))
-    return read_state(path)
+    tensors = read_tensors(path)
+    problems = mismatches(tensors, model.state_dict())
+    if problems:
+        raise CheckpointError(f"{path} is of another network: {problems}")
+    return tensors
+
+
+def rival_files(rival: Learner) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint holds of the discriminator, which every process has whole."""
+    return {RIVAL: rival[0].state_dict(), RIVAL_OPTIMIZER: optimizer_tensors(*rival)}
+
+
+def restore_rival(path: Path, rival: Learner) -> None:
+    """Load the discriminator and its optimizer from a checkpoint.
+
+    Raises:
+        CheckpointError: it holds another one, or none.
+    """
+    rival[0].load_state_dict(read_network(path / RIVAL, rival[0]))
+    load_optimizer_tensors(*rival, read_tensors(path / RIVAL_OPTIMIZER))
 
 
 def read_state(path: Path) -> State:
@@ -184,11 +181,3 @@ def read_state(path: Path) -> State:
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def _load(path: Path, model: nn.Module) -> None:
-    tensors = read_tensors(path)
-    problems = mismatches(tensors, model.state_dict())
-    if problems:
-        raise CheckpointError(f"{path} is of another network: {problems}")
-    model.load_state_dict(tensors)

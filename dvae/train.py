@@ -127,18 +127,18 @@ def loop(run: Run, request: StopRequest) -> None:
 
             count = count_good(run, batch)
             rate = learning_rate(state.step, config.optim, config.train.steps)
-            set_learning_rate(run.optimizer, rate)
+            set_learning_rate(run.engine.optimizer, rate)
             beta = kl_weight(state.step, config.loss) * state.steering
             sums = forward_and_backward(run, batch, count, beta)
-            grad_norm = clip(run)
+            grad_norm = run.engine.clip() if count else 0.0
             totals = add_up(run, sums, grad_norm, request)
 
             if count and is_finite(run, totals):
-                run.optimizer.step()
+                run.engine.step()
                 follow(run, totals, count, rate)
             else:
                 leave_out(run, batch, count)
-            run.optimizer.zero_grad()
+            run.engine.zero_grad()
             state.step += 1
             check_game(run)
 
@@ -178,8 +178,8 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
         noise = keyed_normal(micro.ids, run.bare.latent_shape, seed, micro.epochs, like=images)
         weights = torch.from_numpy(micro.weights).to(device)
         is_last = start + size >= len(batch.ids)
-        with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
-            output = run.model(images, noise)
+        with run.engine.accumulating(is_last):
+            output = run.engine.model(images, noise)
             terms = loss_terms(output, images, config.loss, run.scale)
             judged = run.judges.terms(
                 output.reconstruction, images, terms.nll, micro, count, run.state.step
@@ -187,16 +187,10 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
             losses = (terms.nll + beta * terms.kl_paid + judged.sum(1)) * weights
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
             mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
-            accelerator.backward(mean)
+            run.engine.backward(mean, is_last)
         each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid, *judged.mT], dim=1)
         sums += (each.detach().to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
     return sums
-
-
-def clip(run: Run) -> float:
-    """Clip the global gradient; returns its norm before that."""
-    limit = run.config.optim.max_grad_norm or math.inf
-    return float(run.accelerator.clip_grad_norm_(run.model.parameters(), limit))
 
 
 def add_up(run: Run, sums: Tensor, grad_norm: float, request: StopRequest) -> Totals:
@@ -215,7 +209,7 @@ def follow(run: Run, totals: Totals, count: float, rate: float) -> None:
     """What follows the weights: their average, and the error that the optimal scale is taken from."""
     state = run.state
     if run.ema:
-        run.ema.update(run.bare, state.step)
+        run.ema.update(run.engine.parts(), state.step)
     if run.judges.adversary:
         run.judges.adversary.step(rate / run.config.optim.learning_rate)
     state.steering = steered(state.steering, totals.kl / count, state.step, run.config.loss)

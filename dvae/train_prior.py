@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dvae.checkpoint import Checkpoints
+from dvae.checkpoint import AVERAGE, NETWORK, OPTIMIZER, Checkpoints
 from dvae.config import OptimConfig
 from dvae.data.order import Order
 from dvae.ema import Ema
@@ -25,9 +25,15 @@ from dvae.errors import NonFiniteError
 from dvae.failpoint import failpoint
 from dvae.files import write_json
 from dvae.latents import keyed_normal
-from dvae.optim import learning_rate, make_optimizer, set_learning_rate
+from dvae.optim import (
+    learning_rate,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+    set_learning_rate,
+)
 from dvae.prior import FlowConfig, FlowPrior
-from dvae.resume import resume
+from dvae.resume import restored
 from dvae.tensors import digest
 
 LOSS_DECAY = 0.99  # of the running loss that is shown
@@ -75,9 +81,14 @@ def train_flow(
         betas=(0.9, 0.95),
         warmup_steps=min(config.warmup_steps, config.steps // 2),
     )
-    optimizer, ema = make_optimizer(prior.velocity, optim), Ema(prior.velocity, config.ema)
-    state = resume(checkpoints, prior.velocity, ema, optimizer, None, is_main=True)
-    if state.step:
+    optimizer, ema = make_optimizer(prior.velocity, optim), Ema(parts(prior), config.ema)
+    before = restored(checkpoints, prior.velocity, averages=True, is_main=True)
+    state = before.state
+    if before.network and before.average and before.optimizer:
+        prior.velocity.load_state_dict(before.network)
+        load_optimizer_tensors(prior.velocity, optimizer, before.optimizer)
+        for name, part in ema.parts.items():
+            part.copy_(before.average[name])
         tqdm.write(f"the flow's training goes on from step {state.step}")
     model, wrapped = accelerator.prepare(prior.velocity, optimizer)
     order = Order(np.array([len(rows.mean)]), config.seed, batch_size)
@@ -93,7 +104,7 @@ def train_flow(
             accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
             wrapped.step()
             wrapped.zero_grad()
-            ema.update(accelerator.unwrap_model(model), state.step)
+            ema.update(parts(prior), state.step)
             state.step += 1
 
             bar.update()
@@ -101,10 +112,17 @@ def train_flow(
             if state.step % config.save_every == 0 or state.step == config.steps:
                 _check_finite(shown, state.step)
                 bar.set_postfix_str(f"loss {float(shown):.4f}")
-                checkpoints.save(state, prior.velocity, ema, optimizer)
+                optimizer_state = optimizer_tensors(prior.velocity, optimizer)
+                files = {NETWORK: prior.velocity.state_dict(), OPTIMIZER: optimizer_state}
+                checkpoints.save(state, files | {AVERAGE: files[NETWORK] | ema.parts})
                 failpoint("prior_saved")
-    prior.velocity = ema.model
+    prior.velocity.load_state_dict(ema.parts, strict=False)  # buffers stay
     return prior.cpu().eval()
+
+
+def parts(prior: FlowPrior) -> dict[str, Tensor]:
+    """The weights that learn: live, not a copy."""
+    return {name: value.detach() for name, value in prior.velocity.named_parameters()}
 
 
 def flow_loss(

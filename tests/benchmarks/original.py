@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dvae.checkpoint import Checkpoints, State, restore
+from dvae.checkpoint import NETWORK, OPTIMIZER, Checkpoints, State
 from dvae.data.batches import Batch, Pictures
 from dvae.data.manifest import find_split
 from dvae.data.reader import Reader
@@ -42,9 +42,11 @@ from dvae.generate import reconstruct, sample
 from dvae.metrics import psnr, ssim
 from dvae.models.blocks import VAEOutput
 from dvae.models.dogvae import DogVAE
+from dvae.optim import load_optimizer_tensors, optimizer_tensors
 from dvae.pictures import grid, mirrored, save_png, to_pixels
 from dvae.quality import as_input, in_features, pictures, some
 from dvae.recipe import load_config
+from dvae.resume import restored
 from dvae.streams import Streams, open_streams
 from dvae.weights import Weights
 
@@ -93,15 +95,17 @@ def train(given: argparse.Namespace, streams: Streams) -> tuple[DogVAE, State]:
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     checkpoints = Checkpoints(given.out / "checkpoints", keep=2)
     remove_unfinished(checkpoints.folder)
-    path, passed = checkpoints.newest()
-    print(*passed, sep="\n", end="\n" if passed else "")
-    state = restore(path, model, None, optimizer) if path else State()
+    before = restored(checkpoints, model, averages=False, is_main=True)
+    state = before.state
+    if before.network:
+        model.load_state_dict(before.network)
+        load_optimizer_tensors(model, optimizer, before.optimizer or {})
     if given.evaluate_only:
-        if not path:
+        if not before.network:
             raise UserError(f"{given.out} holds no checkpoint to evaluate: train with --steps")
         return model, state
     print(f"step {state.step} of {given.steps}", flush=True)
-    since, before = time.monotonic(), state.step
+    since, done = time.monotonic(), state.step
     with streams.training(state.step, rank=0, world_size=1) as batches:
         while state.step < given.steps:
             images = raw_pixels(next(batches))
@@ -114,12 +118,14 @@ def train(given: argparse.Namespace, streams: Streams) -> tuple[DogVAE, State]:
             optimizer.step()
             state.step += 1
             if state.step % LOG_EVERY == 0 or state.step == given.steps:
-                pace = (time.monotonic() - since) / (state.step - before)
-                since, before = time.monotonic(), state.step
+                pace = (time.monotonic() - since) / (state.step - done)
+                since, done = time.monotonic(), state.step
                 shown = f"mse {error:.1f}, kl {kl:.1f}, {pace:.2f} s/step"
                 print(f"step {state.step}: {shown}", flush=True)
             if state.step % SAVE_EVERY == 0 or state.step == given.steps:
-                checkpoints.save(state, model, None, optimizer)
+                files = {NETWORK: model.state_dict()}
+                files[OPTIMIZER] = optimizer_tensors(model, optimizer)
+                checkpoints.save(state, files)
     return model, state
 
 
