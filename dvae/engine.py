@@ -199,15 +199,26 @@ def check_engine(accelerator: Accelerator, config: Config) -> None:
         raise UserError(
             "fsdp_version=1 is not supported: set fsdp_version: 2, as launch/fsdp2.yaml"
         )
+    check_recipe(asked, config)
+
+
+def check_recipe(engine: DistributedType | None, config: Config) -> None:
+    """Refuse a recipe that an engine can't do; None, one process or DDP, does all.
+
+    Raises:
+        UserError: naming the engine and the key.
+    """
+    if engine is None:
+        return
     precision = config.train.precision
     refused = {"fp16": "scales the loss by itself: take bf16 or fp32"}
-    if asked is DistributedType.DEEPSPEED:
+    if engine is DistributedType.DEEPSPEED:
         refused["fp64"] = "keeps its weights in fp32: take fp32 or bf16"
     if precision in refused:
         raise UserError(
-            f"train.precision={precision} can't be used: {asked.value} {refused[precision]}"
+            f"train.precision={precision} can't be used: {engine.value} {refused[precision]}"
         )
-    if asked is DistributedType.DEEPSPEED and config.train.guard == "skip":
+    if engine is DistributedType.DEEPSPEED and config.train.guard == "skip":
         raise UserError(
             "train.guard=skip can't be used under DeepSpeed, which keeps a gradient that was left "
             "out: take train.guard=stop, or launch/fsdp2.yaml"
@@ -217,7 +228,7 @@ def check_engine(accelerator: Accelerator, config: Config) -> None:
         "train.decoder_only=true": config.train.decoder_only,
     }
     for key in (key for key, is_set in untried.items() if is_set):
-        raise UserError(f"{key} was never tried under {asked.value}: take launch/multi_gpu.yaml")
+        raise UserError(f"{key} was never tried under {engine.value}: take launch/multi_gpu.yaml")
 
 
 def make_engine(

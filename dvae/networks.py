@@ -1,9 +1,10 @@
 """From a recipe's `model` part to a network."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dvae.config import AutoencoderConfig, DogVAEConfig, KLVAEConfig, ModelConfig
+from dvae.config import AutoencoderConfig, Config, DogVAEConfig, KLVAEConfig, ModelConfig
+from dvae.errors import UserError
 from dvae.models.blocks import LatentModel
 from dvae.models.dogvae import Autoencoder, DogVAE
 from dvae.models.klvae import KLVAE
@@ -27,3 +28,24 @@ def network_of(config: ModelConfig, tensors: dict[str, Tensor]) -> LatentModel:
         model = build(config)
     model.load_state_dict({name: value.detach() for name, value in tensors.items()}, assign=True)
     return model.requires_grad_(False)
+
+
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether a picture's output depends on the other pictures of its batch while training."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
+
+
+def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
+    """Refuse to split a batch whose statistics the network needs as a whole.
+
+    Raises:
+        UserError: naming the network.
+    """
+    share = config.train.global_batch_size // world_size
+    splits = world_size > 1 or 0 < config.train.micro_batch_size < share
+    if splits and has_batch_statistics(model):
+        raise UserError(
+            f"model.name={config.model.name} normalises by the statistics of its batch, which a "
+            "split batch doesn't have: train it with one process and train.micro_batch_size=0, "
+            "or take model.name=resvae"
+        )

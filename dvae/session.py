@@ -7,7 +7,7 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from dvae.checkpoint import Checkpoints, State, restore_rival
@@ -22,7 +22,7 @@ from dvae.losses import current_scale
 from dvae.metrics import exact_dtype
 from dvae.models.blocks import LatentModel
 from dvae.monitor import Monitor
-from dvae.networks import build
+from dvae.networks import build, check_statistics
 from dvae.optim import make_optimizer
 from dvae.pictures import to_network
 from dvae.recipe import differences, parse_config, read_toml, to_toml
@@ -199,23 +199,6 @@ def begin_from(source: str, bare: LatentModel) -> None:
             f"train.start={source} is of another network: {problems}: give the recipe its [model]"
         )
     bare.load_state_dict(tensors)
-
-
-def has_batch_statistics(model: nn.Module) -> bool:
-    """Whether a picture's output depends on the other pictures of its batch while training."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
-
-
-def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
-    """Refuse to split a batch whose statistics the network needs as a whole."""
-    share = config.train.global_batch_size // world_size
-    splits = world_size > 1 or 0 < config.train.micro_batch_size < share
-    if splits and has_batch_statistics(model):
-        raise UserError(
-            f"model.name={config.model.name} normalises by the statistics of its batch, which a "
-            "split batch doesn't have: train it with one process and train.micro_batch_size=0, "
-            "or take model.name=resvae"
-        )
 
 
 def as_tensor(run: Run, values: list[float]) -> Tensor:

@@ -27,6 +27,7 @@ from dvae.guard import check_game, count_good, leave_out
 from dvae.latents import keyed_normal
 from dvae.losses import kl_weight, loss_terms, steered
 from dvae.milestones import measure, save
+from dvae.networks import has_batch_statistics
 from dvae.optim import learning_rate, set_learning_rate
 from dvae.pictures import batch_images
 from dvae.recipe import load_config
@@ -34,7 +35,6 @@ from dvae.session import (
     Run,
     as_tensor,
     claim_folder,
-    has_batch_statistics,
     say,
     set_up,
     start_accelerator,
