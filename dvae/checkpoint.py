@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dvae import __version__
 from dvae.ema import Ema
-from dvae.errors import CheckpointError
+from dvae.errors import CheckpointError, NonFiniteError
+from dvae.failpoint import failpoint
 from dvae.files import TEMPORARY, damage, whole_folder
 from dvae.optim import load_optimizer_tensors, optimizer_tensors
-from dvae.weights import mismatches, read_tensors
+from dvae.tensors import mismatches, read_tensors, write_tensors
 
 STATE = "state.json"
 NETWORK, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 NAME = re.compile(r"step-(\d{8,})")
+Parts = dict[str, dict[str, Tensor]]  # file name -> tensors
 
 
 @dataclass
@@ -50,11 +51,12 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run: `save`, `newest`, and keeping the last K and the best."""
+    """The checkpoints of one run: `save`, `newest`, and keeping the last K, the best and every Nth."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, keep_every: int = 0) -> None:
         self.folder = folder
         self.keep = keep
+        self.keep_every = keep_every  # steps; 0: no others are kept
         self.last: int | None = None  # the step of what was saved or restored last
 
     def names(self) -> dict[int, Path]:
@@ -66,26 +68,28 @@ class Checkpoints:
                 found[int(match[1])] = path
         return dict(sorted(found.items()))
 
-    def save(
-        self, state: State, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
-    ) -> Path:
+    def save(self, state: State, parts: Parts) -> Path:
         """Write a checkpoint, read it again, then remove those that needn't be kept.
 
         Raises:
+            NonFiniteError: there is a number in it that isn't finite; nothing was written.
             CheckpointError: what was read back isn't what was written.
+            OSError: it can't be written; those that were there still are.
         """
+        _check_finite(state, parts)
         path = self.folder / f"step-{state.step:08d}"
         with whole_folder(path) as temporary:
-            _save(model.state_dict(), temporary / NETWORK)
-            if ema:
-                _save(ema.model.state_dict(), temporary / AVERAGE)
-            _save(optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+            for name, tensors in parts.items():
+                write_tensors(tensors, temporary / name)
+                failpoint(name)
             (temporary / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
+            failpoint(STATE)
         wrong = damage(path)
         if wrong:
             raise CheckpointError(
                 f"{path} was written and reads back wrong: {wrong}: check the disk"
             )
+        failpoint("verified")
         self.last = state.step
         self._prune(state)
         return path
@@ -104,11 +108,31 @@ class Checkpoints:
         # Later ones are damaged, or the run would have gone on from them: they don't count.
         found = {step: path for step, path in self.names().items() if step <= state.step}
         kept = {*list(found)[-self.keep :], state.step, state.best_step}
+        if self.keep_every:
+            kept |= {step for step in found if step % self.keep_every == 0}
         for step, path in found.items():
             if step not in kept:
                 doomed = path.with_name(f"{TEMPORARY}{path.name}")
                 path.rename(doomed)  # never half a checkpoint under its name
+                failpoint("doomed")
                 shutil.rmtree(doomed, ignore_errors=True)
+                failpoint("pruned")
+
+
+def snapshot(model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer) -> Parts:
+    """A copy of everything in host memory: the network goes on changing while it is written."""
+    parts = {NETWORK: model.state_dict(), OPTIMIZER: optimizer_tensors(model, optimizer)}
+    if ema:
+        parts[AVERAGE] = ema.model.state_dict()
+    return {
+        part: {name: _on_host(tensor) for name, tensor in tensors.items()}
+        for part, tensors in parts.items()
+    }
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype)  # contiguous, whatever the layout was
+    return copy.copy_(tensor.detach())
 
 
 def restore(
@@ -138,8 +162,14 @@ def read_state(path: Path) -> State:
         raise CheckpointError(f"{path / STATE} is not a state of this version: {error}") from None
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+def _check_finite(state: State, parts: Parts) -> None:
+    for part, tensors in parts.items():
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise NonFiniteError(
+                    f"{name} of {part} is not finite after step {state.step}: it isn't saved, and the "
+                    "last checkpoint is whole: lower optim.learning_rate under another run.name"
+                )
 
 
 def _load(path: Path, model: nn.Module) -> None:

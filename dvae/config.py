@@ -158,6 +158,8 @@ class TrainConfig(Part):
     log_every: Positive = Field(10, json_schema_extra=FREE)  # steps
     save_every: Positive = Field(500, json_schema_extra=FREE)
     keep: Positive = Field(2, json_schema_extra=FREE)  # checkpoints, besides the best
+    keep_every: Count = Field(0, json_schema_extra=FREE)  # those of every so many steps; 0: none
+    async_save: bool = Field(True, json_schema_extra=FREE)  # train on while a checkpoint is written
 
 
 class EvalConfig(Part):

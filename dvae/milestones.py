@@ -1,17 +1,21 @@
 """What a run does every so many steps: it measures itself, draws its grids, and saves."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
+from dvae.checkpoint import AVERAGE, NETWORK, Parts, snapshot
+from dvae.config import Config
 from dvae.data.batches import Batch
 from dvae.errors import DataError
 from dvae.files import damage
 from dvae.metrics import evaluate
+from dvae.networks import build
 from dvae.resume import note_data
 from dvae.session import BAD_SAMPLES, Run, say
-from dvae.weights import About, export
+from dvae.weights import About, export, step_of
 
 FIXED_SEED = 0  # of the latents that every sample grid decodes
 
@@ -57,33 +61,62 @@ def measure(run: Run) -> bool:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint and the weights folder, where they aren't there yet."""
-    config, accelerator = run.config, run.accelerator
-    if accelerator.is_main_process and run.state.step != run.checkpoints.last:
-        if accelerator.scaler is not None:
-            run.state.loss_scale = accelerator.scaler.state_dict()
-        note_data(run.state, run.streams.sources, run.checkpoints.folder)
-        run.checkpoints.save(run.state, run.bare, run.ema, run.optimizer)
-        publish(run)
-    elif accelerator.is_main_process and damage(config.folder / "weights"):
-        publish(run)  # an earlier life was killed before it came to this
-    accelerator.wait_for_everyone()
+    """Write a checkpoint and the weights folder; training waits until they are copied, no longer."""
+    if not run.accelerator.is_main_process:
+        return
+    if run.accelerator.scaler is not None:
+        run.state.loss_scale = run.accelerator.scaler.state_dict()
+    state = copy.deepcopy(run.state)
+    about = describe(run)
+    parts = snapshot(run.bare, run.ema, run.optimizer)
+
+    def write() -> None:
+        note_data(state, run.streams.sources, run.checkpoints.folder)
+        run.checkpoints.save(state, parts)
+        publish(run.config, parts, about)
+
+    run.saver.start(f"the checkpoint of step {state.step}", write)
 
 
-def publish(run: Run) -> None:
-    """Write the weights folder."""
+def finish(run: Run) -> None:
+    """Save the last step if that isn't done yet, and wait until everything is on the disk."""
+    if run.accelerator.is_main_process:
+        run.saver.wait()
+        if run.state.step != run.checkpoints.last:
+            save(run)
+        elif not is_published(run):
+            parts, about = snapshot(run.bare, run.ema, run.optimizer), describe(run)
+            run.saver.start("the weights folder", lambda: publish(run.config, parts, about))
+        run.saver.finish()
+    run.accelerator.wait_for_everyone()
+
+
+def describe(run: Run) -> About:
+    """What the weights of this moment are."""
     config, state = run.config, run.state
-    recipe = config.model_dump(mode="json", exclude={"run"})
-    about = About(
+    return About(
         config.model,
         config.loss,
         run.scale,
         state.step,
         dict(state.metrics),
         state.measured,
-        recipe,
+        config.model_dump(mode="json", exclude={"run"}),
     )
-    export(config.folder / "weights", run.published, about)
+
+
+def publish(config: Config, parts: Parts, about: About) -> None:
+    """Write the weights folder: the averaged weights, where there are any."""
+    with torch.device("meta"):
+        model = build(config.model)
+    model.load_state_dict(parts.get(AVERAGE, parts[NETWORK]), assign=True)
+    export(config.folder / "weights", model, about)
+
+
+def is_published(run: Run) -> bool:
+    """Whether the weights folder is whole and of this step: a run may be killed before it is."""
+    folder = run.config.folder / "weights"
+    return damage(folder) is None and step_of(folder) == run.state.step
 
 
 def _noting_bad(batches: Iterable[Batch], path: Path) -> Iterator[Batch]:

@@ -23,6 +23,7 @@ from dvae.optim import make_optimizer
 from dvae.pictures import to_network
 from dvae.recipe import differences, parse_config, read_toml, to_toml
 from dvae.resume import resume, settle_data
+from dvae.saver import Saver
 from dvae.streams import Streams
 
 PEER_TIMEOUT = timedelta(minutes=10)  # a process that waits longer for the others ends
@@ -42,6 +43,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     ema: Ema | None
     checkpoints: Checkpoints
+    saver: Saver
     monitor: Monitor
     state: State
     fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
@@ -122,7 +124,9 @@ def set_up(
     bare.to(accelerator.device).to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = make_optimizer(bare, config.optim)
     ema = Ema(bare, config.optim.ema) if config.optim.ema else None
-    checkpoints = Checkpoints(config.folder / "checkpoints", config.train.keep)
+    checkpoints = Checkpoints(
+        config.folder / "checkpoints", config.train.keep, config.train.keep_every
+    )
     state = resume(checkpoints, bare, ema, optimizer, accelerator.is_main_process)
     settle_data(state, streams.sources, checkpoints.folder, accept_new_data)
     model, wrapped = accelerator.prepare(bare, optimizer)
@@ -136,8 +140,20 @@ def set_up(
     monitor = Monitor(folder, state.step, accelerator.is_main_process)
     if state.step == 0:
         monitor.text(to_toml(config), dataclasses.asdict(state), 0)
+    saver = Saver(config.train.async_save)
     return Run(
-        config, accelerator, streams, model, bare, wrapped, ema, checkpoints, monitor, state, fixed
+        config,
+        accelerator,
+        streams,
+        model,
+        bare,
+        wrapped,
+        ema,
+        checkpoints,
+        saver,
+        monitor,
+        state,
+        fixed,
     )
 
 

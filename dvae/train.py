@@ -26,7 +26,7 @@ from dvae.files import locked
 from dvae.guard import count_good, leave_out
 from dvae.latents import keyed_normal
 from dvae.losses import kl_weight, loss_terms
-from dvae.milestones import measure, save
+from dvae.milestones import finish, measure, save
 from dvae.optim import learning_rate, set_learning_rate
 from dvae.pictures import batch_images
 from dvae.recipe import load_config
@@ -94,9 +94,9 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
             stack.enter_context(locked(config.folder))
         claim_folder(config, accelerator, may_resume)
         run = set_up(config, accelerator, streams, accept_new_data)
-        stack.callback(run.monitor.close)
+        stack.callback(run.saver.wait)
         loop(run, request)
-        save(run)
+        finish(run)
         if accelerator.num_processes > 1:
             accelerator.end_training()
     if run.state.step < config.train.steps:
@@ -138,6 +138,7 @@ def loop(run: Run, request: StopRequest) -> None:
                 leave_out(run, batch, count)
             run.optimizer.zero_grad()
             state.step += 1
+            run.saver.check()
 
             bar.update()
             run.monitor.count(config.train.global_batch_size, waited)

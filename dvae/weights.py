@@ -12,9 +12,6 @@ from typing import Any
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from dvae import __version__
 from dvae.config import LossConfig, ModelConfig
@@ -22,6 +19,7 @@ from dvae.errors import CheckpointError, UserError
 from dvae.files import MANIFEST, damage, whole_folder
 from dvae.models.blocks import LatentModel
 from dvae.networks import build
+from dvae.tensors import mismatches, read_tensors, write_tensors
 
 FORMAT = "dvae-weights/1"
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -80,9 +78,8 @@ class Weights(ModelHubMixin):
 
 def write_weights(folder: Path, model: LatentModel, about: About) -> None:
     """Write the files of a weights folder into one that exists."""
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     text = json.dumps(about.to_json(), indent=1, sort_keys=True)
-    save_file(tensors, folder / MODEL, metadata={"format": "pt", "config": text})
+    write_tensors(model.state_dict(), folder / MODEL, {"format": "pt", "config": text})
     (folder / CONFIG).write_text(text + "\n")
     (folder / CARD).write_text(model_card(model, about))
 
@@ -101,6 +98,14 @@ def read_weights(folder: Path) -> Weights:
     return open_network(folder / MODEL, _read_about(folder / CONFIG), CONFIG)
 
 
+def step_of(folder: Path) -> int | None:
+    """The step that a weights folder is of; None where it isn't one."""
+    try:
+        return _read_about(folder / CONFIG).step
+    except CheckpointError:
+        return None
+
+
 def open_network(path: Path, about: About, source: str) -> Weights:
     """The network that `about`, of the file `source`, describes, with the tensors of `path`.
 
@@ -115,28 +120,6 @@ def open_network(path: Path, about: About, source: str) -> Weights:
     model = build(about.model)
     model.load_state_dict(tensors)
     return Weights(model, about)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
-
-
-def mismatches(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
-    """How names and shapes differ, in words; empty where they don't."""
-    lines = [f"{name} is missing" for name in wanted.keys() - found.keys()]
-    lines += [f"{name} is not expected" for name in found.keys() - wanted.keys()]
-    lines += [
-        f"{name} has the shape {list(found[name].shape)}, not {list(wanted[name].shape)}"
-        for name in wanted.keys() & found.keys()
-        if found[name].shape != wanted[name].shape
-    ]
-    return "; ".join(sorted(lines)[:5])
 
 
 def _read_about(path: Path) -> About:

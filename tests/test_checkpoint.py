@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dvae.checkpoint import Checkpoints, State, restore
+from dvae.checkpoint import Checkpoints, State, restore, snapshot
 from dvae.config import LossConfig, OptimConfig, ResVAEConfig
 from dvae.ema import Ema
 from dvae.errors import CheckpointError, UserError
@@ -48,7 +48,7 @@ def tensors_of(model, ema, optimizer):
 def test_what_is_restored_is_what_was_saved_to_the_bit(tmp_path):
     parts = trained_parts()
     checkpoints = Checkpoints(tmp_path, keep=2)
-    path = checkpoints.save(State(step=3, mean_error=1.5, data="abc"), *parts)
+    path = checkpoints.save(State(step=3, mean_error=1.5, data="abc"), snapshot(*parts))
     other = trained_parts(steps=1, seed=1)
     state = restore(path, *other)
     assert (state.step, state.mean_error, state.data) == (3, 1.5, "abc")
@@ -62,7 +62,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     parts = trained_parts(1)
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in range(1, 7):
-        checkpoints.save(State(step=step, best_step=2 if step >= 2 else None), *parts)
+        checkpoints.save(State(step=step, best_step=2 if step >= 2 else None), snapshot(*parts))
     assert list(checkpoints.names()) == [2, 5, 6]
     assert not list(tmp_path.glob(".tmp-*"))
 
@@ -71,8 +71,8 @@ def test_the_last_and_the_best_are_kept(tmp_path):
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, damage):
     parts = trained_parts(1)
     checkpoints = Checkpoints(tmp_path, keep=2)
-    older = checkpoints.save(State(step=1), *parts)
-    newer = checkpoints.save(State(step=2), *parts)
+    older = checkpoints.save(State(step=1), snapshot(*parts))
+    newer = checkpoints.save(State(step=2), snapshot(*parts))
     victim = newer / "optimizer.safetensors"
     data = bytearray(victim.read_bytes())
     if damage == "flip":
@@ -102,14 +102,14 @@ def test_a_folder_that_a_killed_run_left_is_no_checkpoint_and_is_removed(tmp_pat
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    path = Checkpoints(tmp_path, 1).save(State(step=1), *trained_parts(1))
+    path = Checkpoints(tmp_path, 1).save(State(step=1), snapshot(*trained_parts(1)))
     other = build(SMALL.model_copy(update={"latent_dim": 9}))
     with pytest.raises(CheckpointError, match=r"to_mean.bias has the shape \[8\], not \[9\]"):
         restore(path, other, None, make_optimizer(other, OptimConfig()))
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
-    path = Checkpoints(tmp_path, 1).save(State(step=1), *trained_parts(1))
+    path = Checkpoints(tmp_path, 1).save(State(step=1), snapshot(*trained_parts(1)))
     assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
 
 
@@ -122,7 +122,7 @@ def test_a_pickle_under_a_checkpoint_s_name_is_not_executed(tmp_path, monkeypatc
     probe = tmp_path / "probe"
     monkeypatch.setattr(Payload, "__reduce__", lambda self: (open, (str(probe), "w")))
     parts = trained_parts(1)
-    path = Checkpoints(tmp_path / "c", 1).save(State(step=1), *parts)
+    path = Checkpoints(tmp_path / "c", 1).save(State(step=1), snapshot(*parts))
     for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"):
         before = (path / name).read_bytes()
         (path / name).write_bytes(pickle.dumps(Payload()))
@@ -278,8 +278,8 @@ def test_damaged_later_checkpoints_do_not_count_among_those_that_are_kept(tmp_pa
     checkpoints = Checkpoints(tmp_path, 2)
     parts = trained_parts(1)
     for step in (1, 2, 9):
-        checkpoints.save(State(step=step), *parts)
+        checkpoints.save(State(step=step), snapshot(*parts))
     (tmp_path / "step-00000009" / "state.json").write_text("")
     for step in (3, 4):
-        checkpoints.save(State(step=step), *parts)
+        checkpoints.save(State(step=step), snapshot(*parts))
     assert set(checkpoints.names()) == {3, 4, 9}
