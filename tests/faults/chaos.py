@@ -11,6 +11,7 @@ decoding threads differ. Small `train.steps` and `train.save_every` make many li
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -32,7 +33,7 @@ if __name__ == "__main__":
 
 import dvae.train  # noqa: F401 - imported once, before the lives are forked
 from dvae.checkpoint import Checkpoints
-from dvae.files import MANIFEST, damage, sha256
+from dvae.files import damage, sha256
 from dvae.recipe import load_config
 
 RECORDED = Path(__file__).parents[1] / "recorded_train.py"
@@ -96,7 +97,7 @@ class Chaos:
             runpy.run_path(str(RECORDED), run_name="__main__")
         except SystemExit as end:
             code = int(end.code or 0)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - a forked child may not return
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -147,8 +148,9 @@ class Chaos:
     def result(self, name: str) -> "Result":
         """What a finished run left: digests of its files, and what it read at each step."""
         last = list(Checkpoints(self.folder / name / "checkpoints", 1).names().values())[-1]
-        files = [*last.iterdir(), *(self.folder / name / "weights").iterdir()]
-        digests = {f"{p.parent.name}/{p.name}": sha256(p) for p in files if p.name != MANIFEST}
+        weights = self.folder / name / "weights"
+        digests = {f"{last.name}/{p.name}": sha256(p) for p in last.iterdir()}
+        digests["weights"] = exported(weights / "model.safetensors")
         steps: dict[tuple[str, int], list[object]] = {}
         for path in sorted((self.folder / f"{name}-record").glob("*")):
             for line in re.findall(rb"^\{[^\n]*\}$", path.read_bytes(), re.M):
@@ -195,6 +197,15 @@ def run_chaos(chaos: Chaos, kills: int) -> None:
 def differing(found: dict[str, str], whole: dict[str, str]) -> str:
     """The files that aren't equal."""
     return ", ".join(sorted(n for n in found | whole if found.get(n) != whole.get(n))) + " differ"
+
+
+def exported(path: Path) -> str:
+    """SHA-256 of a safetensors file without its metadata: the recipe's threads stand there."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    names = json.loads(data[8:start])
+    names.pop("__metadata__")
+    return hashlib.sha256(json.dumps(names).encode() + data[start:]).hexdigest()
 
 
 def any_ended(life: list[int]) -> bool:
