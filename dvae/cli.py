@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("out", type=Path, help="a folder")
     encode.add_argument("--split", default="train")
 
+    export = _add(commands, "export", _export, "write a klvae as diffusers' AutoencoderKL")
+    export.add_argument("out", type=Path, help="a new folder")
+
     evaluate = _add(commands, "evaluate", _evaluate, "measure on held-out shards")
     evaluate.add_argument("shards", help="a folder of shards, local or remote")
     evaluate.add_argument("--split", default="val")
@@ -133,6 +136,13 @@ def _encode(given: argparse.Namespace) -> None:
 
     count = generate.encode_shards(_load(given), given.shards, given.split, given.out)
     sys.stdout.write(f"{count} latents in {given.out}\n")
+
+
+def _export(given: argparse.Namespace) -> None:
+    from dvae.diffusers_layout import write_diffusers
+
+    write_diffusers(given.out, _load(given))
+    sys.stdout.write(f"{given.out}\n")
 
 
 def _evaluate(given: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from dvae.data.ahead import evaluation_ahead
 from dvae.data.batches import Batch, Loader, Pictures
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.data.storage import Location

@@ -5,13 +5,14 @@ from pathlib import Path
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from dvae.checkpoint import AVERAGE, NETWORK, STATE, read_state
+from dvae.diffusers_layout import is_diffusers, read_diffusers
 from dvae.errors import CheckpointError, UserError
 from dvae.files import damage
 from dvae.losses import current_scale
 from dvae.recipe import parse_config, read_toml
 from dvae.weights import CONFIG, MODEL, About, Weights, open_network, read_weights
 
-FORMS = "give a run, its weights folder, one of its checkpoints/step-N, or a Hub id"
+FORMS = "give a run, its weights folder, one of its checkpoints/step-N, a folder of diffusers' AutoencoderKL, or a Hub id"
 
 
 def load(source: str) -> Weights:
@@ -24,6 +25,8 @@ def load(source: str) -> Weights:
     path = Path(source)
     if (path / STATE).is_file():
         return _of_checkpoint(path.absolute())
+    if is_diffusers(path):
+        return read_diffusers(path)
     for folder in (path / "weights", path):
         if (folder / CONFIG).is_file() or (folder / MODEL).is_file():
             return read_weights(folder)

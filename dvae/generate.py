@@ -13,7 +13,7 @@ from dvae.data.ahead import evaluation_ahead
 from dvae.data.batches import Loader, Pictures, first_batch
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS, SUFFIXES
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import BadSample, Picture, Reader
 from dvae.data.storage import Location
@@ -40,7 +40,7 @@ def sample(weights: Weights, count: int, seed: int, temperature: float) -> Tenso
             "can't be sampled; take a VAE's weights"
         )
     generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(count, weights.model.latent_dim, generator=generator) * temperature
+    z = torch.randn(count, *weights.model.latent_shape, generator=generator) * temperature
     return _decode(weights, z)
 
 
@@ -90,7 +90,7 @@ def sheet_of_reconstructions(weights: Weights, images: Tensor, columns: int) -> 
 def encode_shards(weights: Weights, shards: Location, split: str, out: Path) -> int:
     """Write the posterior of every picture of a split; returns how many there are.
 
-    OUT/latents.safetensors: ids (N,), mean (N, D) and, of a VAE, logvar (N, D); OUT/samples.jsonl: the
+    OUT/latents.safetensors: ids (N,), mean (N, *latent_shape) and, of a VAE, logvar; OUT/samples.jsonl: the
     shard, key and label of each row; OUT/manifest.json. Bad pictures have no row.
     """
     if out.exists():

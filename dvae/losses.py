@@ -47,9 +47,10 @@ def loss_terms(
         error = absolute_error(output.reconstruction, images)
         nll = laplace_nll(error, scale, dims)
     if output.logvar is None:
-        per_dim, free_bits = torch.zeros_like(output.mean), 0.0
+        per_dim, free_bits = torch.zeros_like(output.mean.flatten(1)), 0.0
     else:
-        per_dim, free_bits = kl_per_dim(output.mean, output.logvar), config.free_bits
+        mean, logvar = output.mean.flatten(1), output.logvar.flatten(1)
+        per_dim, free_bits = kl_per_dim(mean, logvar), config.free_bits
     kl_paid = with_free_bits(per_dim, free_bits)
     return LossTerms(error, nll, per_dim.sum(1), kl_paid, per_dim)
 

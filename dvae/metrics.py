@@ -49,6 +49,7 @@ class Evaluation:
             "bits_per_dim": self.bits_per_dim,
             "kl": self.kl,
             "active_units": float(self.active_units),
+            "latent_std": self.mean_std,
         }
         return {name: value for name, value in chosen.items() if value is not None}
 
@@ -78,7 +79,7 @@ def evaluate(
     for batch in batches:
         parameter = next(model.parameters())
         images = batch_images(batch, parameter.device, parameter.dtype)
-        noise = keyed_normal(batch.ids, model.latent_dim, seed, EVALUATION, like=images)
+        noise = keyed_normal(batch.ids, model.latent_shape, seed, EVALUATION, like=images)
         sums = _sums(model, images, noise, config, scale)
         weights = torch.from_numpy(batch.weights).to(sums)
         part = (sums * weights[:, None]).sum(0)
@@ -109,7 +110,7 @@ def _sums(
     columns += [terms.nll, terms.kl]
     each = torch.stack([column.to(exact) for column in columns], dim=1)
     per_dim = [terms.kl_per_dim, mean, mean.square(), variance]
-    return torch.cat([each, *(values.to(exact) for values in per_dim)], dim=1)
+    return torch.cat([each, *(values.to(exact).flatten(1) for values in per_dim)], dim=1)
 
 
 def _evaluation(total: Tensor, dims: int, is_variational: bool) -> Evaluation:

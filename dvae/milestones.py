@@ -46,7 +46,7 @@ def measure(run: Run) -> bool:
     state.metrics, state.measured = result.summary(), state.step
     run.monitor.evaluation(result, state.step)
     generator = torch.Generator().manual_seed(FIXED_SEED)
-    z = torch.randn(config.eval.grid**2, run.bare.latent_dim, generator=generator)
+    z = torch.randn(config.eval.grid**2, *run.bare.latent_shape, generator=generator)
     was_training = run.published.training
     run.published.eval()
     run.monitor.pictures(run.published, run.fixed, z.to(run.fixed), config.eval.grid, state.step)

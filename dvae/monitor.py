@@ -71,7 +71,7 @@ class Monitor:
         Args:
             model: in evaluation mode.
             fixed: (n, 3, H, W) in [-1, 1], n >= 2, the same at every call.
-            z: (m, D) of N(0, I), the same at every call.
+            z: (m, *latent_shape) of N(0, I), the same at every call.
             columns: of the sample grid.
             step: of the run.
         """

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dvae.checkpoint import Checkpoints, State, restore
 from dvae.data.changes import data_differences
-from dvae.data.index import Shard
+from dvae.data.manifest import Shard
 from dvae.ema import Ema
 from dvae.errors import CheckpointError, DataError
 from dvae.files import write_json

@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import dataclass
 
 from dvae.config import Config
-from dvae.data.index import Split, find_split, read_splits
 from dvae.data.location import last_part, shown
+from dvae.data.manifest import Split, find_split, read_splits
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order
 from dvae.errors import UserError

@@ -12,7 +12,7 @@ from dvae.data.batches import (
     first_batch,
 )
 from dvae.data.cache import cached
-from dvae.data.index import Split
+from dvae.data.manifest import Split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.errors import UserError

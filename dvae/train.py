@@ -172,7 +172,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
     for start in range(0, len(batch.ids), size):
         micro = batch.part(slice(start, start + size))
         images = batch_images(micro, device, dtype, config.train.channels_last)
-        noise = keyed_normal(micro.ids, run.bare.latent_dim, seed, micro.epochs, like=images)
+        noise = keyed_normal(micro.ids, run.bare.latent_shape, seed, micro.epochs, like=images)
         weights = torch.from_numpy(micro.weights).to(device)
         is_last = start + size >= len(batch.ids)
         with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):

@@ -112,7 +112,11 @@ def open_network(path: Path, about: About, source: str) -> Weights:
     Raises:
         CheckpointError: the tensors are of another network; nothing of its size was allocated.
     """
-    tensors = read_tensors(path)
+    return network_of(read_tensors(path), about, str(path), source)
+
+
+def network_of(tensors: dict[str, Tensor], about: About, path: str, source: str) -> Weights:
+    """The same, with the tensors that were read from `path`."""
     with torch.device("meta"):
         problems = mismatches(tensors, build(about.model).state_dict())
     if problems:
@@ -163,7 +167,7 @@ tags: [vae, {about.model.name}]
 # {about.model.name}, {count:,} parameters, step {about.step:,}
 
 A variational autoencoder trained with dvae {__version__}. Pictures are {model.image_size} pixels
-square, the latent has {model.latent_dim} numbers, the likelihood is {about.loss.likelihood} with a
+square, the latent has {model.latent_dim:,} numbers, the likelihood is {about.loss.likelihood} with a
 scale of {about.scale:.3f} grey levels, and the KL term weighs {about.loss.beta:g}.
 
     dvae sample THIS_FOLDER --count 25 --out grid.png
@@ -172,7 +176,7 @@ scale of {about.scale:.3f} grey levels, and the KL term weighs {about.loss.beta:
 from dvae.weights import Weights
 
 weights = Weights.from_pretrained("THIS_FOLDER")
-images = weights.model.decode(torch.randn(25, {model.latent_dim}))  # (25, 3, H, W) in about [-1, 1]
+images = weights.model.decode(torch.randn(25, {", ".join(map(str, model.latent_shape))}))  # (25, 3, H, W) in about [-1, 1]
 ```
 
 {measured}

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dvae.data.formats import FORMATS, MAX_PIXELS, UNREADABLE, to_rgb
-from dvae.data.index import Shard, Split, read_index
+from dvae.data.index import read_index
+from dvae.data.manifest import Shard, Split
 from shards.geometry import upright_size
 from shards.sources import shown
 

@@ -9,7 +9,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from dvae.data.index import Shard, index_bytes, read_index
+from dvae.data.index import index_bytes, read_index
+from dvae.data.manifest import Shard
 from dvae.errors import UserError
 from dvae.files import MANIFEST, sha256, write_bytes
 from shards import tar

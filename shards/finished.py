@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dvae.data.index import Shard, Split, read_index, read_splits
+from dvae.data.index import read_index
+from dvae.data.manifest import Shard, Split, read_splits
 from dvae.errors import UserError
 from dvae.files import MANIFEST, sha256
 from shards.output import REJECTED

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dvae.data.index import Shard
+from dvae.data.manifest import Shard
 from dvae.files import sha256, write_json
 from shards.damage import tar_damage
 from shards.parallel import in_order

@@ -13,7 +13,7 @@ from PIL import __version__ as pillow_version
 from tqdm import tqdm
 
 from dvae import __version__
-from dvae.data.index import Shard, write_shard_manifest
+from dvae.data.manifest import Shard, write_shard_manifest
 from dvae.errors import UserError
 from dvae.files import whole_file
 from shards import output, summary

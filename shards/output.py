@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from dvae.data.index import Shard, missing_shards, read_splits
+from dvae.data.index import missing_shards
+from dvae.data.manifest import Shard, read_splits
 from dvae.errors import UserError
 from dvae.files import MANIFEST, TEMPORARY, write_json
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dvae.data.index import is_shard_name
+from dvae.data.manifest import is_shard_name
 from dvae.data.objects import ObjectStore
 from dvae.data.storage import Store
 from dvae.errors import UserError

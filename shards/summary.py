@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from dvae.data.index import Shard
+from dvae.data.manifest import Shard
 from shards import output
 from shards.sources import Listing, shown
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dvae.data.index import Split, read_index, read_splits
+from dvae.data.index import read_index
+from dvae.data.manifest import Split, read_splits
 from dvae.errors import DataError, UserError, exit_code_of
 from dvae.files import MANIFEST
 from shards.damage import COPY, Checked, Problem, check_shard, sample_keys

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 
-from dvae.data.index import SAMPLE, Shard, index_name, write_index
+from dvae.data.index import SAMPLE, write_index
+from dvae.data.manifest import Shard, index_name
 from dvae.failpoint import failpoint
 from dvae.files import whole_file
 from shards import tar

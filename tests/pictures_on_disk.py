@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dvae.data.index import read_index, read_splits
+from dvae.data.index import read_index
+from dvae.data.manifest import read_splits
 from shards.drawn_dogs import draw_dog
 from tests.conftest import DOGS
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dvae.data.index import read_splits
+from dvae.data.manifest import read_splits
 from shards.pack import main
 from shards.verify import main as verify
 from tests.test_pack import make_source, manifest, picture, samples, tree

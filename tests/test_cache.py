@@ -10,7 +10,7 @@ import pytest
 
 from dvae.data.cache import CachedStore, cached
 from dvae.data.http import HttpStore
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.reader import Reader
 from dvae.errors import UserError
 from tests.conftest import ROOT

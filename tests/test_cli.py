@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dvae.cli import main
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.find import load
 
 from .conftest import give_network
@@ -219,3 +219,25 @@ def test_encode_never_replaces_a_folder(trained, shards, pictures, capsys):
     assert main(["encode", str(trained), str(shards), str(pictures)]) == 2
     assert "exists" in capsys.readouterr().err
     assert sorted(pictures.rglob("*")) == before
+
+
+def test_a_spatial_latent_goes_through_every_command(recipe, train, shards, pictures, tmp_path):
+    text = recipe.read_text().replace('name = "resvae"', 'name = "klvae"')
+    text = text.replace("latent_dim = 8\npatch_size = 2", "latent_channels = 2")
+    recipe.write_text(text)
+    assert train(recipe) == 0
+    run = str(recipe.parent / "runs" / "tiny")
+    first, second = sorted(pictures.rglob("*.png"))[:2]
+    for arguments in (
+        ["sample", run, "--count", "2"],
+        ["interpolate", run, str(first), str(second), "--count", "3"],
+        ["reconstruct", run, str(first)],
+    ):
+        assert main([*arguments, "--out", str(tmp_path / "sheet.png")]) == 0
+    assert main(["encode", run, str(shards), str(tmp_path / "latents")]) == 0
+    latents = load_file(tmp_path / "latents" / "latents.safetensors")
+    assert latents["mean"].shape == latents["logvar"].shape == (48, 2, 16, 16)
+    assert main(["evaluate", run, str(shards), "--out", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["latent_dim"] == len(figures["kl_per_dim"]) == 512
+    assert sum(figures["kl_per_dim"]) == pytest.approx(figures["kl"], rel=1e-6)

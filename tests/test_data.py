@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dvae.data.batches import Loader, Pictures
-from dvae.data.index import find_split, read_splits
+from dvae.data.manifest import find_split, read_splits
 from dvae.data.order import Order
 from dvae.data.plans import evaluation_plan, training_plan
 from dvae.data.reader import BadSample, Reader

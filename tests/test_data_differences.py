@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dvae.data.changes import data_differences
-from dvae.data.index import Shard, find_split
+from dvae.data.manifest import Shard, find_split
 
 SHARDS = [Shard(f"train-{i:06}.tar", 1000 + i, f"{i:064}", 10 + i, f"{i:064x}") for i in range(6)]
 EDITED = dataclasses.replace(SHARDS[2], sha256="f" * 64)

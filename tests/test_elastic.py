@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dvae.data.batches import Batch, Loader, Pictures
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order
 from dvae.data.plans import evaluation_plan, training_plan
@@ -70,7 +70,7 @@ def trained_on(request, tiny):
 def given_to(batch: Batch, micro: int) -> Given:
     """As the train loop takes a batch: noise is drawn for each micro-batch."""
     parts = [batch.part(slice(start, start + micro)) for start in range(0, len(batch.ids), micro)]
-    noise = [keyed_normal(part.ids, 3, SEED, part.epochs) for part in parts]
+    noise = [keyed_normal(part.ids, (3,), SEED, part.epochs) for part in parts]
     assert not batch.bad
     return Given(
         batch.epochs.tolist(),

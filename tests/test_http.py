@@ -10,7 +10,7 @@ import pytest
 from dvae.data.ahead import evaluation_ahead, training_ahead
 from dvae.data.batches import Loader, Pictures
 from dvae.data.http import HttpStore
-from dvae.data.index import find_split, read_splits
+from dvae.data.manifest import find_split, read_splits
 from dvae.data.order import Order
 from dvae.data.patience import Patience
 from dvae.data.plans import evaluation_plan, training_plan

@@ -13,7 +13,8 @@ import pytest
 import webdataset
 from PIL import Image
 
-from dvae.data.index import find_split, read_index, read_splits
+from dvae.data.index import read_index
+from dvae.data.manifest import find_split, read_splits
 from dvae.data.reader import Reader
 from shards.index import main, split_of
 from shards.pack import main as pack

@@ -9,7 +9,7 @@ import torch
 
 from dvae.config import LossConfig
 from dvae.data.batches import Loader, Pictures
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.metrics import evaluate, psnr, ssim

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dvae.models.dogvae import Autoencoder, DogVAE
+from dvae.models.klvae import KLVAE
 from dvae.models.resvae import ResVAE
 
 SMALL = {"image_size": 32, "channels": (8, 16), "latent_dim": 6, "patch_size": 2}
@@ -11,10 +12,12 @@ SMALL = {"image_size": 32, "channels": (8, 16), "latent_dim": 6, "patch_size": 2
 
 def networks():
     return [
-        (DogVAE(), 127, 256),
-        (Autoencoder(), 127, 256),
-        (ResVAE(**SMALL), 32, 6),
-        (ResVAE(image_size=32, channels=(8, 16, 24), num_res_blocks=2), 32, 128),
+        (DogVAE(), 127, (256,)),
+        (Autoencoder(), 127, (256,)),
+        (ResVAE(**SMALL), 32, (6,)),
+        (ResVAE(image_size=32, channels=(8, 16, 24), num_res_blocks=2), 32, (128,)),
+        (KLVAE(image_size=32, channels=(8, 16)), 32, (4, 16, 16)),
+        (KLVAE(32, (8, 16, 16), 2, 2, attention=True, quant_conv=True), 32, (2, 8, 8)),
     ]
 
 
@@ -38,10 +41,10 @@ def test_forward_gives_a_reconstruction_and_a_posterior_and_every_parameter_a_gr
     images = torch.rand(3, 3, size, size) * 2 - 1
     output = model(images)
     assert output.reconstruction.shape == images.shape
-    assert output.mean.shape == (3, latent)
+    assert output.mean.shape == (3, *latent)
     loss = output.reconstruction.square().mean() + output.mean.square().mean()
     if model.is_variational:
-        assert output.logvar.shape == (3, latent)
+        assert output.logvar.shape == (3, *latent)
         loss = loss + output.logvar.square().mean()
     else:
         assert output.logvar is None
@@ -107,3 +110,28 @@ def test_gradient_checkpointing_changes_no_gradient():
         model.train()(images, noise).reconstruction.square().sum().backward()
     for a, b in zip(plain.parameters(), thrifty.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize(("stages", "grid"), [(3, 16), (4, 8), (5, 4)])
+def test_a_klvae_s_latents_are_smaller_by_a_factor_for_each_stage(stages, grid):
+    model = KLVAE(image_size=64, channels=(8,) * stages, latent_channels=3)
+    mean, _ = model.encode(torch.zeros(1, 3, 64, 64))
+    assert tuple(mean.shape[1:]) == model.latent_shape == (3, grid, grid)
+    assert model.latent_dim == 3 * grid * grid
+
+
+def test_a_klvae_can_have_the_size_of_stable_diffusion_s():
+    with torch.device("meta"):
+        model = KLVAE(256, (128, 256, 512, 512), 4, 2, True, 32, quant_conv=True)
+    assert sum(p.numel() for p in model.parameters()) == 83_653_863
+
+
+@pytest.mark.parametrize("model", [ResVAE(**SMALL), KLVAE(32, (8, 16)), DogVAE(), Autoencoder()])
+def test_with_a_frozen_encoder_only_the_decoder_learns(model):
+    model.freeze_encoder()
+    images = torch.rand(2, 3, model.image_size, model.image_size)
+    assert not model.encode(images)[0].requires_grad
+    z = torch.zeros(2, *model.latent_shape)
+    model.decode(z).sum().backward()
+    left = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert left == []

@@ -17,7 +17,8 @@ import pytest
 import webdataset
 from PIL import Image
 
-from dvae.data.index import read_index, read_splits
+from dvae.data.index import read_index
+from dvae.data.manifest import read_splits
 from shards import tar
 from shards.pack import main
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.reader import Reader
 from dvae.errors import UserError
 from dvae.sources import find_sources

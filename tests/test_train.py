@@ -284,7 +284,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_where_the_recipe_says_so(
 
 
 def spoiled(shards, tmp_path, samples):
-    from dvae.data.index import find_split
+    from dvae.data.manifest import find_split
     from dvae.data.reader import Reader
 
     copy = shutil.copytree(shards, tmp_path / "spoiled")
@@ -317,7 +317,7 @@ def test_too_many_bad_samples_end_the_run_with_a_report(recipe, train, shards, t
 def test_a_run_without_a_good_sample_learns_nothing_and_breaks_nothing(
     recipe, train, shards, tmp_path
 ):
-    from dvae.data.index import find_split
+    from dvae.data.manifest import find_split
 
     count = int(find_split(shards, "train").counts.sum())
     copy = spoiled(shards, tmp_path, range(count))

@@ -11,15 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvae.data.index import (
-    SAMPLE,
-    Shard,
-    index_name,
-    read_index,
-    read_splits,
-    write_index,
-    write_shard_manifest,
-)
+from dvae.data.index import SAMPLE, read_index, write_index
+from dvae.data.manifest import Shard, index_name, read_splits, write_shard_manifest
 from shards.tar import members
 from shards.verify import main
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
-from dvae.data.index import Split
+from dvae.data.manifest import Split
 from dvae.data.storage import LocalStore, Store, StoreError
 from dvae.errors import UserError
 from dvae.files import TEMPORARY, write_bytes

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from dvae.data.index import Shard
+from dvae.data.manifest import Shard
 
 
 def data_differences(before: Sequence[Shard], now: Sequence[Shard]) -> list[str]:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dvae.data.formats import MAX_BYTES, MAX_JSON_BYTES
-from dvae.data.index import Shard, Split, missing_shards, read_index
+from dvae.data.index import missing_shards, read_index
+from dvae.data.manifest import Shard, Split
 from dvae.data.order import Span
 from dvae.data.storage import StoreError
 from dvae.data.tar_header import BLOCK, is_whole

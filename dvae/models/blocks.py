@@ -1,5 +1,6 @@
 """The parts that the networks share: what they return, how z is drawn, residual blocks."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -14,36 +15,47 @@ class VAEOutput(NamedTuple):
     """What every network's `forward` gives."""
 
     reconstruction: Tensor  # (B, 3, H, W) in about [-1, 1]
-    mean: Tensor  # (B, D) of the posterior q(z|x)
-    logvar: Tensor | None  # (B, D) natural log of its variance; None: no Gaussian, z = mean
+    mean: Tensor  # (B, *latent_shape) of the posterior q(z|x)
+    logvar: Tensor | None  # same shape, natural log of its variance; None: no Gaussian, z = mean
 
 
 class LatentModel(nn.Module):
-    """A network that codes a picture as one vector and decodes it; what training and sampling use."""
+    """A network that codes a picture as z and decodes it; what training and sampling use."""
 
     image_size: int  # pixels, height = width
-    latent_dim: int  # D
+    latent_shape: tuple[int, ...]  # of a picture's z: (D,), or (C, h, w) for a small picture
     is_variational = True  # False: no Gaussian, so nothing to sample from
+    encoder_parts: tuple[str, ...]  # names of the modules that only `encode` goes through
+
+    @property
+    def latent_dim(self) -> int:
+        """D, numbers in a picture's z."""
+        return math.prod(self.latent_shape)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, S, S) in [-1, 1] -> mean (B, D), and logvar (B, D) where there is one."""
+        """(B, 3, S, S) in [-1, 1] -> mean (B, *latent_shape), and logvar where there is one."""
         raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:
-        """(B, D) -> (B, 3, S, S) in about [-1, 1]."""
+        """(B, *latent_shape) -> (B, 3, S, S) in about [-1, 1]."""
         raise NotImplementedError
+
+    def freeze_encoder(self) -> None:
+        """Let only the decoder learn."""
+        for name in self.encoder_parts:
+            self.get_submodule(name).requires_grad_(False)
 
 
 def reparameterise(mean: Tensor, logvar: Tensor, noise: Tensor | None) -> Tensor:
     """The latent z = mean + sigma * noise, differentiable in both (Kingma & Welling 2013, section 2.4).
 
     Args:
-        mean: (B, D).
-        logvar: (B, D).
-        noise: (B, D) of N(0, 1), or None to draw it from torch's generator.
+        mean: (B, *latent_shape).
+        logvar: the same shape.
+        noise: the same shape, of N(0, 1), or None to draw it from torch's generator.
 
     Returns:
-        (B, D) in float32 at least, whatever autocast does: exp overflows in fp16.
+        z of that shape, in float32 at least, whatever autocast does: exp overflows in fp16.
     """
     with torch.autocast(mean.device.type, enabled=False):
         dtype = torch.promote_types(mean.dtype, torch.float32)
@@ -58,11 +70,13 @@ class ResBlock(nn.Module):
     He et al. 2016 (pre-activation); zero-initialised ends: Zhang et al. 2019 (Fixup).
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, groups: int = GROUPS, eps: float = 1e-5
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, in_channels)
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(GROUPS, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip = (
             nn.Identity()

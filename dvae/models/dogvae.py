@@ -50,10 +50,11 @@ class DogVAE(LatentModel):
     """The historical VAE; its BatchNorm makes a picture depend on its batch while training."""
 
     image_size = IMAGE_SIZE
+    encoder_parts = ("encoder", "to_mean", "to_logvar")
 
     def __init__(self, latent_dim: int = 256) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_shape = (latent_dim,)
         self.encoder = ConvEncoder(latent_dim)
         self.to_mean = nn.Linear(latent_dim, latent_dim)
         self.to_logvar = nn.Linear(latent_dim, latent_dim)
@@ -79,10 +80,11 @@ class Autoencoder(LatentModel):
 
     image_size = IMAGE_SIZE
     is_variational = False
+    encoder_parts = ("encoder",)
 
     def __init__(self, latent_dim: int = 256) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_shape = (latent_dim,)
         self.encoder = ConvEncoder(latent_dim)
         self.decoder = ConvDecoder(latent_dim)
 

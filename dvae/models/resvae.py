@@ -32,6 +32,8 @@ class ResVAE(LatentModel):
         gradient_checkpointing: compute each stage again in the backward pass instead of keeping it.
     """
 
+    encoder_parts = ("stem", "encoder", "encoder_head", "to_mean", "to_logvar")
+
     def __init__(
         self,
         image_size: int = 64,
@@ -43,7 +45,7 @@ class ResVAE(LatentModel):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.latent_dim = latent_dim
+        self.latent_shape = (latent_dim,)
         self.gradient_checkpointing = gradient_checkpointing
         grid = image_size // (patch_size * 2 ** (len(channels) - 1))
         pixels = 3 * patch_size**2

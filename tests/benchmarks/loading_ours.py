@@ -18,7 +18,7 @@ from loading_job import BATCH, LEAST_SIDE, Job
 
 from dvae.data.batches import Loader, Pictures
 from dvae.data.decode import Crop, decode, reduction
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.order import Order
 from dvae.data.plans import training_plan
 from dvae.data.reader import Picture, Reader

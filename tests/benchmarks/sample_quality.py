@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dvae.data.batches import Pictures
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.reader import Reader
 from dvae.errors import UserError, exit_code_of
 from dvae.find import load

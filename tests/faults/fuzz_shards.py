@@ -23,7 +23,8 @@ from random import Random
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])
 
-from dvae.data.index import read_index, read_splits
+from dvae.data.index import read_index
+from dvae.data.manifest import read_splits
 from dvae.data.reader import Reader
 from dvae.data.tar_header import BLOCK, is_whole, number
 from dvae.errors import UserError

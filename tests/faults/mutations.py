@@ -8,7 +8,8 @@ from random import Random
 
 import numpy as np
 
-from dvae.data.index import read_index, read_splits, write_index
+from dvae.data.index import read_index, write_index
+from dvae.data.manifest import read_splits
 from tests.faults.shard_files import SAME_CHECKSUM, flip
 
 BLOCK = 512

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dvae.data.batches import Bad, Loader, Pictures
-from dvae.data.index import find_split, write_shard_manifest
+from dvae.data.manifest import find_split, write_shard_manifest
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from shards.tar import BLOCK

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.reader import Reader
 from shards.folder import Folder
 from shards.sources import Plain, list_items

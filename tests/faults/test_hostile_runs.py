@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dvae.data.batches import Loader, Pictures
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.errors import UserError
@@ -181,7 +181,7 @@ def test_a_lack_of_open_files_is_told_and_not_put_down_to_the_samples(tmp_path):
     code = """
 import contextlib, os
 from pathlib import Path
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.errors import exit_code_of
 from tests.faults.shard_files import Reader, read_all
 reader = Reader(find_split(Path(sys.argv[1]), "train"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from shards import tar
 from shards.index import main as index
 from tests.faults.limited import MEMORY, run_limited

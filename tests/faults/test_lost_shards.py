@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from dvae.data.index import find_split
+from dvae.data.manifest import find_split
 from dvae.data.order import Order
 from dvae.data.plans import training_plan
 from dvae.data.reader import Reader

@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from dvae.data.index import Shard, find_split, read_splits, write_index, write_shard_manifest
+from dvae.data.index import write_index
+from dvae.data.manifest import Shard, find_split, read_splits, write_shard_manifest
 from dvae.data.order import Order
 from dvae.data.reader import BadSample, Reader
 from dvae.errors import DataError

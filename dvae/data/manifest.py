@@ -1,0 +1,210 @@
+"""Which shards there are: the manifest of a folder, written last and believed only when whole.
+
+    FOLDER/manifest.json            splits -> shards: name, bytes, SHA-256, samples, index
+    FOLDER/train-000000.tar         a plain WebDataset tar
+    FOLDER/train-000000.index.npy   where its samples' bytes lie (`dvae.data.index`)
+
+A sample id runs over the shards of a split in the manifest's order: 0 … N-1. The folder may be remote.
+A manifest on a local disk may name a `base`: the remote folder that holds the tars, as after
+`python -m shards.index https://… OUT`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from dvae.data.storage import LocalStore, Location, Store, StoreError, open_store
+from dvae.errors import UserError
+from dvae.files import MANIFEST, write_json
+
+FORMAT = "dvae-shards/2"
+_MAX_MANIFEST = 1 << 30  # bytes; a million shards take a third of it
+# What some program takes for a command, a URL, an option, a variable or a pattern.
+_UNSAFE = re.compile(r"[-.]|.*[/\\:|$`{}*?\x00-\x1f]|(?!.*\.tar$)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)  # a manifest may name a million
+class Shard:
+    """A tar and its index, as the manifest names them."""
+
+    name: str
+    bytes: int
+    sha256: str
+    samples: int
+    index_sha256: str
+
+    @property
+    def index_name(self) -> str:
+        """The name of the offset index beside the tar."""
+        return index_name(self.name)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of one split, in the order that sample ids follow."""
+
+    store: Store  # of the indexes
+    tars: Store
+    name: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Samples in each shard: (S,) int64."""
+        return np.array([shard.samples for shard in self.shards], dtype=np.int64)
+
+    @property
+    def folder(self) -> Path:
+        """The local folder that holds everything.
+
+        Raises:
+            UserError: it's remote.
+        """
+        if self.tars is not self.store or not isinstance(self.store, LocalStore):
+            raise UserError(f"{self.tars.shown} is remote: download it, and give the local folder")
+        return self.store.folder
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the shards' names, digests and counts: equal if and only if the data are."""
+        digest = hashlib.sha256(b"[")
+        encode = json.JSONEncoder(sort_keys=True).encode
+        names = [field.name for field in fields(Shard)]
+        for number, shard in enumerate(self.shards):  # as JSON, but never all of it at once
+            text = encode({name: getattr(shard, name) for name in names})
+            digest.update((", " * (number > 0) + text).encode())
+        digest.update(b"]")
+        return digest.hexdigest()
+
+
+def index_name(shard_name: str) -> str:
+    """`train-000000.tar` -> `train-000000.index.npy`."""
+    return PurePath(shard_name).stem + ".index.npy"
+
+
+def write_shard_manifest(
+    folder: Path, splits: Mapping[str, Sequence[Shard]], about: dict[str, Any], base: str = ""
+) -> None:
+    """Write the manifest of a folder of shards, whose tars lie in `base` if that is given; last."""
+    value: dict[str, Any] = {
+        "format": FORMAT,
+        "splits": {name: [asdict(s) for s in shards] for name, shards in splits.items()},
+        "about": about,
+    }
+    write_json(folder / MANIFEST, value | ({"base": base} if base else {}))
+
+
+def read_splits(location: Location) -> dict[str, Split]:
+    """The splits of a folder of shards, by name.
+
+    Raises:
+        UserError: no such folder, no manifest, or one that doesn't have this module's form.
+        StoreError: a remote folder that can't be reached, with the reason.
+    """
+    store = open_store(location)
+    path = f"{store.shown}/{MANIFEST}"
+    value = _manifest(store)
+    try:
+        if value["format"] != FORMAT:
+            raise UserError(
+                f"{path} has the format {str(value['format'])[:60]!r}, not {FORMAT!r}: "
+                f"{remedy(store)}"
+            )
+        tars = _tars(store, value)
+        splits = {
+            str(name): Split(store, tars, str(name), tuple(_shard(s, store) for s in shards))
+            for name, shards in value["splits"].items()
+        }
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+        raise UserError(f"{path} lacks an entry, or has a wrong one: {remedy(store)}") from None
+    names = [shard.name for split in splits.values() for shard in split.shards]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} names a shard twice: {remedy(store)}")
+    return splits
+
+
+def _manifest(store: Store) -> Any:
+    """The JSON of a manifest."""
+    if isinstance(store, LocalStore) and not store.folder.is_dir():
+        raise UserError(
+            f"{store.shown} is not a folder: make shards with python -m shards.pack first"
+        )
+    try:
+        return json.loads(store.read_whole(MANIFEST, _MAX_MANIFEST))
+    except StoreError as error:
+        if not isinstance(store, LocalStore):
+            raise
+        there = (store.folder / MANIFEST).exists()
+        reason = error if there else f"{store.shown} has no {MANIFEST}"
+        raise UserError(f"{reason}: {remedy(store)}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{store.shown}/{MANIFEST} is not JSON: {remedy(store)}") from None
+
+
+def _tars(store: Store, manifest: dict[str, Any]) -> Store:
+    """Where the tars of a manifest lie: beside it, or where a local one names a remote base."""
+    base = manifest.get("base")
+    if base is None:
+        return store
+    tars = open_store(str(base))
+    if store.is_remote or not tars.is_remote:
+        raise UserError(
+            f"{store.shown}/{MANIFEST} names the base {tars.shown[:200]!r}: only a local manifest may "
+            f"name one, and only a remote one"
+        )
+    return tars
+
+
+def find_split(location: Location, name: str) -> Split:
+    """The split `name` of a folder of shards, or its only one.
+
+    Raises:
+        UserError: there are several, and none has the name; or it holds no sample.
+    """
+    store = open_store(location)
+    splits = read_splits(store)
+    if name not in splits and len(splits) != 1:
+        raise UserError(f"{store.shown} has no split {name!r}: it has {', '.join(sorted(splits))}")
+    split = splits.get(name) or next(iter(splits.values()))
+    if not split.counts.sum():
+        raise UserError(
+            f"{store.shown} holds no sample in its split {split.name!r}: pack more pictures"
+        )
+    return split
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a manifest may name a shard so: a plain file name that nothing takes for more."""
+    return _UNSAFE.match(name) is None
+
+
+def _shard(value: dict[str, Any], store: Store) -> Shard:
+    shard = Shard(
+        name=str(value["name"]),
+        bytes=int(value["bytes"]),
+        sha256=str(value["sha256"]),
+        samples=int(value["samples"]),
+        index_sha256=str(value["index_sha256"]),
+    )
+    if not is_shard_name(shard.name):
+        raise UserError(
+            f"{store.shown}/{MANIFEST} names a shard {shard.name[:60]!r}: not a plain file name that "
+            f"ends in .tar: {remedy(store)}"
+        )
+    if not 0 <= shard.samples < 2**40:
+        raise ValueError(shard.samples)
+    return shard
+
+
+def remedy(store: Store) -> str:
+    """What to do about a folder whose manifest or indexes are wrong."""
+    return f"run python -m shards.index {store.shown}"

