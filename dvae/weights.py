@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from dvae import __version__
 from dvae.config import LossConfig, ModelConfig
