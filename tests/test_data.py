@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dvae.data.batches import Loader, Pictures
+from dvae.data.batches import Buffers, Loader, Pictures
 from dvae.data.manifest import find_split, read_splits
 from dvae.data.order import Order
 from dvae.data.plans import evaluation_plan, training_plan
@@ -219,3 +219,17 @@ def test_more_shards_than_open_files_still_read(shards, monkeypatch):
     ids = np.random.default_rng(0).permutation(len(pictures.reader))
     out = np.zeros((len(ids), 32, 32, 3), dtype=np.uint8)
     assert pictures.decode_into(out, ids, pictures.crops(ids, np.zeros_like(ids))) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch keeps pinned memory itself")
+def test_memory_of_a_batch_is_used_again_only_once_nobody_holds_it():
+    shape = (2, 4, 4, 3)
+    buffers = Buffers()
+    images = buffers.take(shape)
+    address, part, array = images.data_ptr(), images[1:], images.numpy()[0]
+    del images
+    assert buffers.take(shape).data_ptr() != address
+    del part
+    assert buffers.take(shape).data_ptr() != address
+    del array
+    assert buffers.take(shape).data_ptr() == address

@@ -6,6 +6,7 @@ they are cropped and flipped, is a function of (seed, epoch, sample id) alone (d
 
 import json
 import os
+import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -121,6 +122,28 @@ class Pictures:
         return bad
 
 
+class Buffers:
+    """Memory for batches, taken again once nobody holds it: fresh memory costs page faults."""
+
+    def __init__(self) -> None:
+        self._pin = torch.cuda.is_available()
+        self._free: list[np.ndarray] = []
+
+    def take(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """A uint8 tensor of any content; pinned where there is a GPU, by torch's own cache."""
+        if self._pin:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        while self._free:
+            memory = self._free.pop()
+            if memory.shape == shape:
+                break
+        else:
+            memory = np.empty(shape, dtype=np.uint8)
+        lent = memory.view()  # every tensor and array over it keeps this one alive
+        weakref.finalize(lent, self._free.append, memory)
+        return torch.from_numpy(lent)
+
+
 class Loader:
     """Iterates over batches of a plan; at most `ahead` of them are decoded before they are asked for.
 
@@ -133,7 +156,7 @@ class Loader:
         self._plan = plan
         self._pictures = pictures
         self._ahead = ahead
-        self._pin = torch.cuda.is_available()
+        self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(
             threads or default_threads(), "decode", initializer=_one_thread_each
         )
@@ -172,8 +195,7 @@ class Loader:
 
     def _start(self, plan: Plan) -> tuple[Batch, list[Future[list[Bad]]]]:
         size = self._pictures.image_size
-        shape = (len(plan.ids), size, size, 3)
-        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin)
+        images = self._buffers.take((len(plan.ids), size, size, 3))
         crops = self._pictures.crops(plan.ids, plan.epochs)
         flips = self._pictures.flips(plan.ids, plan.epochs)
         array = images.numpy()

@@ -32,6 +32,7 @@ class _Scratch(local):
 
     def __init__(self) -> None:
         self.pixels = np.empty(SCRATCH_BYTES, dtype=np.uint8)
+        self.square = np.empty(SCRATCH_BYTES, dtype=np.uint8)
         self.rows = np.empty(SCRATCH_BYTES, dtype=np.uint8)
 
 
@@ -121,12 +122,21 @@ def _resize(square: np.ndarray, out: np.ndarray) -> None:
     if side == size:
         out[:] = square
         return
-    source = _planes(np.ascontiguousarray(square))  # the kernel pads a strided one to 4 channels
-    if side > size and size * side * 3 <= SCRATCH_BYTES:
+    dense = _room(_scratch.square, side, side)  # the kernel pads a strided one to 4 channels
+    np.copyto(dense, square)
+    source = _planes(dense)
+    if side > size:
         # The columns first: shrinking those is the cheaper half, and leaves fewer rows to the other.
-        rows = _planes(_scratch.rows[: size * side * 3].reshape(size, side, 3))
+        rows = _planes(_room(_scratch.rows, size, side))
         source = _antialiased(source, (size, side), False, None, None, out=rows)
     _antialiased(source, (size, size), False, None, None, out=_planes(out))
+
+
+def _room(scratch: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h, w, 3) of a thread's memory, or of fresh one where that's too small."""
+    count = height * width * 3
+    memory = scratch[:count] if count <= len(scratch) else np.empty(count, dtype=np.uint8)
+    return memory.reshape(height, width, 3)
 
 
 def _planes(pixels: np.ndarray) -> Tensor:

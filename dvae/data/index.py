@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,28 @@ SAMPLE = np.dtype(
         ("json_crc32", "<u4"),  # of the JSON member's bytes
     ]
 )
+
+
+class Extent(NamedTuple):
+    """Where a member's bytes lie in its tar, and what they are."""
+
+    offset: int  # of the first one
+    size: int
+    crc32: int
+
+
+class Row(NamedTuple):
+    """A row of an index."""
+
+    picture: Extent
+    orientation: int
+    json: Extent
+
+
+def row_of(rows: np.ndarray, number: int) -> Row:
+    """One of the (n,) `SAMPLE` rows, read by one call: every picture pays for it."""
+    offset, size, crc32, orientation, *json = rows[number].item()
+    return Row(Extent(offset, size, crc32), orientation, Extent(*json))
 
 
 def write_index(path: Path, samples: np.ndarray) -> str:
@@ -123,3 +146,14 @@ def _wrong_size(store: Store, name: str, least: int, most: int) -> list[str]:
         return []
     wrong = f"has {size} of {most} bytes" if least else f"is too large: {size} bytes"
     return [f"{store.shown}/{name} {wrong}"]
+
+
+def refuse_missing(split: Split) -> None:
+    """Raises `DataError` that names the files of a split that are missing or have another size."""
+    problems = missing_shards(split)
+    if problems:
+        shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
+        raise DataError(
+            f"{len(problems)} files of {len(split.shards)} shards are not what {split.store.shown}'s "
+            f"manifest says: {shown}: copy them again, or pack anew"
+        )

@@ -144,12 +144,11 @@ class LocalStore:
             self._files.pop(name, None)
 
     def _open(self, name: str) -> _OpenFile:
-        with self._lock:
-            opened = self._files.get(name)
-        opened = opened or _OpenFile(self.folder / name)
-        with self._lock:
-            self._files[name] = opened
-            self._files.move_to_end(name)
-            if len(self._files) > self._most:
-                self._files.popitem(last=False)
+        opened = self._files.get(name)
+        if opened is None:
+            opened = _OpenFile(self.folder / name)
+            with self._lock:
+                self._files[name] = opened
+                if len(self._files) > self._most:
+                    self._files.popitem(last=False)  # opened first: shards are read in no order
         return opened

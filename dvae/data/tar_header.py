@@ -12,7 +12,7 @@ def number(field: bytes) -> int | None:
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
-    if not all(48 <= digit < 56 for digit in digits):
+    if digits.translate(None, b"01234567"):
         return None
     return int(digits or b"0", 8)
 

@@ -7,13 +7,15 @@ Every loader reads the same 2,000 JPEGs (the photographs, and their centres enla
 shuffles them, takes a random square of 0.75 to 1 of the area, mirrors half, and gives uint8 batches
 of 128 at 127 and at 256 pixels. Each measurement is a process of its own; rounds take the loaders in
 turn, and ratios are taken inside a round, so that a machine whose speed drifts doesn't decide. CPU
-time is the better measure on a busy machine. FFCV needs OpenCV's and TurboJPEG's development files.
+time is the better measure on a busy machine. FFCV needs OpenCV's and TurboJPEG's development files,
+which --install takes from Debian where it may.
 """
 
 import argparse
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import loading_data
 from loading_job import Job
-from loading_tables import Results, limits_table, loaders_table, targets_table
+from loading_tables import Results, limits_table, loaders_table, stages_table, targets_table
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -32,13 +34,15 @@ LIMIT_SECONDS = 600  # of one measurement: FFCV compiles first
 # What each peer is installed as; the others come with them.
 PACKAGES = {
     "torchvision": ["original", "webdataset_stock"],
-    "webdataset": ["webdataset_stock", "webdataset_turbo"],
-    "mosaicml-streaming": ["streaming"],
-    "litdata": ["litdata"],
-    "grain": ["grain"],
+    "webdataset": ["webdataset_stock", "webdataset_turbo", "webdataset_ours"],
+    "mosaicml-streaming": ["streaming", "streaming_ours"],
+    "litdata": ["litdata", "litdata_ours"],
+    "grain": ["grain", "grain_ours"],
     "nvidia-dali-cuda120": ["dali"],
     "ffcv": ["ffcv"],
 }
+SYSTEM_PACKAGES = ["libopencv-dev", "libturbojpeg0-dev", "pkg-config"]  # for FFCV
+DATA = ["photos", "enlarged"]
 OURS = ["ours", "ours_stored", "bare"]
 PEERS = list(dict.fromkeys(itertools.chain(*PACKAGES.values())))
 FORMATS = {"streaming": "mds", "litdata": "litdata", "ffcv": "ffcv"}
@@ -69,6 +73,9 @@ class Peers:
         constraint = self.python.parents[1] / "constraint.txt"
         constraint.write_text(f"torch=={torch.__version__}\n")
         self.skipped = {}
+        if shutil.which("apt-get") and os.geteuid() == 0:
+            apt = ["apt-get", "install", "-y", "--no-install-recommends"]
+            subprocess.run([*apt, *SYSTEM_PACKAGES], capture_output=True)  # FFCV's build will tell
         for package, loaders in PACKAGES.items():
             print(f"installing {package}", flush=True)
             pip = [
@@ -137,11 +144,11 @@ def measure(job: Job, peers: Peers, seconds: float) -> dict[str, float] | None:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ask(question: str, data: Path, *numbers: int) -> dict[str, float]:
-    """An answer of loading_ours.py's, from a process of its own."""
-    done = _python(sys.executable, "loading_ours.py", question, data, *numbers)
+def ask(script: str, *question: object) -> dict[str, float]:
+    """What a script of ours answers, in a process of its own."""
+    done = _python(sys.executable, script, *question)
     if done.returncode:
-        raise SystemExit(f"{question} of {data}: {_reason(done)}")
+        raise SystemExit(f"{script} {question}: {_reason(done)}")
     return json.loads(done.stdout)
 
 
@@ -164,13 +171,16 @@ def run(options: argparse.Namespace, peers: Peers, folders: list[Path]) -> Resul
 
 
 def only_ours(results: Results, folders: list[Path], sizes: list[int]) -> dict[str, float]:
-    """Print the decoder's limit and the quality; returns what resuming and memory cost."""
-    qualities = {(f.name, size): ask("quality", f, size) for f in folders for size in sizes}
+    """Print the decoder's limit, the quality and the stages; returns what resuming and memory cost."""
+    groups = list(itertools.product(folders, sizes))
+    qualities = {(f.name, size): ask("loading_ours.py", "quality", f, size) for f, size in groups}
     print(limits_table(results, qualities))
-    resumed = ask("resuming", folders[-1], sizes[0])
+    print(stages_table({(f.name, n): ask("loading_stages.py", f, n) for f, n in groups}))
+    resumed = ask("loading_ours.py", "resuming", folders[-1], sizes[0])
     extra = {"resume": resumed["ratio"], "psnr": min(q["mean"] for q in qualities.values())}
     for shards in (1, 10**5):
-        extra[f"mb_{shards}"] = ask("memory", folders[-1], sizes[0], shards)["mb"]
+        asked = ask("loading_ours.py", "memory", folders[-1], sizes[0], shards)
+        extra[f"mb_{shards}"] = asked["mb"]
     return extra
 
 
@@ -185,6 +195,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="pixels")
+    parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--only", nargs="+", choices=[*OURS, *PEERS], default=[])
     options = parser.parse_args()
@@ -203,7 +214,7 @@ def main() -> None:
         print(json.dumps(peers.skipped, indent=2) if peers.skipped else "all peers are installed")
         return
     sys.path.insert(0, str(ROOT))
-    folders = [home / "data" / "photos", home / "data" / "enlarged"]
+    folders = [home / "data" / name for name in options.data]
     for folder in folders:
         loading_data.make(options.photos, folder, folder.name == "enlarged", SIZES)
         if not options.only or set(options.only) & set(FORMATS):

@@ -1,9 +1,12 @@
 """Other loaders at the same work: each function yields uint8 batches without end.
 
-"turbo" is the decoder that ours builds on, as a user would write it: simplejpeg at 1, 1/2 or 1/4, a
-crop, functional.interpolate. Imports stand inside the functions: each needs a package of its own.
+"turbo" is libjpeg-turbo through simplejpeg as a user would write it: at 1, 1/2 or 1/4, a crop,
+functional.interpolate. A peer named `…_ours` is given our whole decoder instead, its second half too:
+what it loses then is what surrounds decoding. Imports stand inside the functions: each needs a package
+of its own.
 """
 
+import math
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -18,7 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from dvae.data.decode import Crop, decode
+from dvae.data.reader import Picture
+
 Batches = Iterator[Any]
+Decoder = Callable[[bytes, int], Tensor]
 
 
 def turbo(data: bytes, size: int) -> Tensor:
@@ -33,6 +40,16 @@ def turbo(data: bytes, size: int) -> Tensor:
     square = torch.from_numpy(pixels[y : y + side, x : x + side]).permute(2, 0, 1)[None]
     image = functional.interpolate(square, (size, size), mode="bilinear", antialias=True)[0]
     return image.flip(-1) if random.random() < 0.5 else image
+
+
+def our_decoder(data: bytes, size: int) -> Tensor:
+    """The same through `dvae.data.decode`."""
+    side = math.sqrt(random.uniform(LEAST_AREA, 1))
+    image = torch.empty(size, size, 3, dtype=torch.uint8)
+    crop = Crop(side, random.random(), random.random())
+    decode(Picture(bytes(data), 1), image.numpy(), crop, 10**8)  # litdata gives a memoryview
+    planes = image.permute(2, 0, 1)
+    return planes.flip(-1) if random.random() < 0.5 else planes
 
 
 def define_operators() -> None:
@@ -96,19 +113,24 @@ def webdataset_stock(job: Job) -> Batches:
     return _webdataset(job, lambda d: d.decode("pil").to_tuple("jpg").map_tuple(transform))
 
 
-def webdataset_turbo(job: Job) -> Batches:
+def webdataset_turbo(job: Job, decoder: Decoder = turbo) -> Batches:
     """webdataset, and the turbo decoder."""
-    return _webdataset(job, lambda d: d.to_tuple("jpg").map_tuple(lambda b: turbo(b, job.size)))
+    return _webdataset(job, lambda d: d.to_tuple("jpg").map_tuple(lambda b: decoder(b, job.size)))
 
 
-def streaming(job: Job) -> Batches:
+def webdataset_ours(job: Job) -> Batches:
+    """webdataset, and our decoder."""
+    return webdataset_turbo(job, our_decoder)
+
+
+def streaming(job: Job, decoder: Decoder = turbo) -> Batches:
     """MosaicML Streaming from its own format, and the turbo decoder."""
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
     class Pictures(StreamingDataset):
         def __getitem__(self, index: int) -> Tensor:
-            return turbo(super().__getitem__(index)["jpg"], job.size)
+            return decoder(super().__getitem__(index)["jpg"], job.size)
 
     clean_stale_shared_memory()
     dataset = Pictures(local=str(job.data / "mds"), shuffle=True, batch_size=BATCH)
@@ -116,19 +138,29 @@ def streaming(job: Job) -> Batches:
     return _endless(loader)
 
 
-def litdata(job: Job) -> Batches:
+def streaming_ours(job: Job) -> Batches:
+    """The same with our decoder."""
+    return streaming(job, our_decoder)
+
+
+def litdata(job: Job, decoder: Decoder = turbo) -> Batches:
     """litdata from its own format, and the turbo decoder."""
     from litdata import StreamingDataLoader, StreamingDataset
 
     class Pictures(StreamingDataset):
         def __getitem__(self, index: Any) -> Tensor:
-            return turbo(super().__getitem__(index), job.size)
+            return decoder(super().__getitem__(index), job.size)
 
     dataset = Pictures(str(job.data / "litdata"), shuffle=True, drop_last=True)
     return _endless(StreamingDataLoader(dataset, batch_size=BATCH, num_workers=job.workers))
 
 
-def grain(job: Job) -> Batches:
+def litdata_ours(job: Job) -> Batches:
+    """The same with our decoder."""
+    return litdata(job, our_decoder)
+
+
+def grain(job: Job, decoder: Decoder = turbo) -> Batches:
     """grain's threads over our offset index, and the turbo decoder."""
     import grain
     from loading_ours import reader_of
@@ -140,11 +172,16 @@ def grain(job: Job) -> Batches:
             return len(reader)
 
         def __getitem__(self, index: int) -> np.ndarray:
-            return turbo(reader.picture(int(index)).data, job.size).numpy()
+            return decoder(reader.picture(int(index)).data, job.size).numpy()
 
     dataset = grain.MapDataset.source(Tars()).shuffle(seed=0).repeat()
     options = grain.ReadOptions(num_threads=job.workers, prefetch_buffer_size=2 * BATCH)
     return iter(dataset.to_iter_dataset(options).batch(BATCH))
+
+
+def grain_ours(job: Job) -> Batches:
+    """The same with our decoder."""
+    return grain(job, our_decoder)
 
 
 def dali(job: Job) -> Batches:

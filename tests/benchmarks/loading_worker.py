@@ -29,6 +29,10 @@ LOADERS = {
     "streaming": ("loading_peers", ["streaming"]),
     "litdata": ("loading_peers", ["litdata"]),
     "grain": ("loading_peers", ["grain", "loading_ours"]),
+    "webdataset_ours": ("loading_peers", ["webdataset"]),
+    "streaming_ours": ("loading_peers", ["streaming"]),
+    "litdata_ours": ("loading_peers", ["litdata"]),
+    "grain_ours": ("loading_peers", ["grain", "loading_ours"]),
     "dali": ("loading_peers", ["nvidia.dali.fn"]),
     "ffcv": ("loading_peers", ["ffcv.loader", "ffcv.fields.rgb_image", "ffcv.transforms"]),
 }
