@@ -1,6 +1,7 @@
 """Where data may lie, how that is shown, and how windows of them are announced and fetched."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -190,3 +191,18 @@ def test_a_window_that_fails_fails_for_all_its_samples_and_dropping_wakes_who_wa
         [],
         ["its reading was given up"],
     )  # dropped before it was waited for, or then
+
+
+def test_a_file_is_not_closed_under_a_thread_that_reads_it(tmp_path):
+    """Many files and room for one: each read opens its own, and must not get another's bytes."""
+    names = [f"{number}.tar" for number in range(8)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 1000)
+    store = LocalStore(tmp_path, most=1)
+
+    def read(number):
+        name = names[number % len(names)]
+        return store.read(name, 0, 5000) == name.encode() * 1000
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(20_000)))

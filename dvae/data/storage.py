@@ -106,7 +106,8 @@ class LocalStore:
     def read(self, name: str, offset: int, size: int) -> bytes:
         """By one pread."""
         try:
-            data = os.pread(self._open(name).descriptor, size, offset)
+            opened = self._open(name)  # held while it is read: another thread may put it out
+            data = os.pread(opened.descriptor, size, offset)
         except OSError as error:
             raise _failed(error, f"reading it failed: {error.strerror}") from None
         if len(data) != size:
