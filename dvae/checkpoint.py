@@ -58,6 +58,7 @@ class Checkpoints:
         self.keep = keep
         self.keep_every = keep_every  # steps; 0: no others are kept
         self.last: int | None = None  # the step of what was saved or restored last
+        self._whole: dict[int, bool] = {}
 
     def names(self) -> dict[int, Path]:
         """Step -> folder of everything that has a checkpoint's name, in order."""
@@ -91,7 +92,8 @@ class Checkpoints:
             )
         failpoint("verified")
         self.last = state.step
-        self._prune(state)
+        self._whole[state.step] = True
+        self.prune(state)
         return path
 
     def newest(self) -> tuple[Path | None, list[str]]:
@@ -104,19 +106,30 @@ class Checkpoints:
             passed.append(f"checkpoint {path.name} is damaged: {wrong}")
         return None, passed
 
-    def _prune(self, state: State) -> None:
+    def prune(self, state: State) -> None:
+        """Remove all but the last K whole ones, the best and every Nth up to a state's step."""
         # Later ones are damaged, or the run would have gone on from them: they don't count.
         found = {step: path for step, path in self.names().items() if step <= state.step}
-        kept = {*list(found)[-self.keep :], state.step, state.best_step}
+        last: list[int] = []
+        for step in reversed(found):
+            if len(last) < self.keep and self._is_whole(step, found[step]):
+                last.append(step)
+        kept = {*last, state.best_step}
         if self.keep_every:
             kept |= {step for step in found if step % self.keep_every == 0}
         for step, path in found.items():
-            if step not in kept:
+            if step not in kept and self._is_whole(step, path):
                 doomed = path.with_name(f"{TEMPORARY}{path.name}")
                 path.rename(doomed)  # never half a checkpoint under its name
                 failpoint("doomed")
                 shutil.rmtree(doomed, ignore_errors=True)
                 failpoint("pruned")
+
+    def _is_whole(self, step: int, path: Path) -> bool:
+        """Whether a checkpoint was whole when this process first looked."""
+        if step not in self._whole:
+            self._whole[step] = damage(path) is None
+        return self._whole[step]
 
 
 def snapshot(model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer) -> Parts:

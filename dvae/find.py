@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from dvae.checkpoint import AVERAGE, NETWORK, STATE, read_state
+from dvae.checkpoint import AVERAGE, NETWORK, STATE, Checkpoints, read_state
 from dvae.diffusers_layout import is_diffusers, read_diffusers
 from dvae.errors import CheckpointError, UserError
 from dvae.files import damage
@@ -22,7 +22,7 @@ def load(source: str) -> Weights:
         UserError: there is no such thing.
         CheckpointError: the folder is damaged or holds something else.
     """
-    path = Path(source)
+    path = _named(Path(source))
     if (path / STATE).is_file():
         return _of_checkpoint(path.absolute())
     if is_diffusers(path):
@@ -39,6 +39,21 @@ def load(source: str) -> Weights:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{source} is neither a folder here nor on the Hub: {reason}") from None
+
+
+def _named(path: Path) -> Path:
+    """The checkpoint that `checkpoints/best` or `checkpoints/last` means; other paths as they are."""
+    if path.parent.name != "checkpoints" or path.name not in ("best", "last") or path.exists():
+        return path
+    newest, _ = Checkpoints(path.parent, 1).newest()
+    if newest is None:
+        raise CheckpointError(f"{path.parent} holds no whole checkpoint")
+    if path.name == "last":
+        return newest
+    best = read_state(newest).best_step
+    if best is None:
+        raise CheckpointError(f"{path.parents[1]} was not measured yet: take {path.parent}/last")
+    return path.parent / f"step-{best:08d}"
 
 
 def _of_checkpoint(path: Path) -> Weights:
