@@ -18,6 +18,7 @@ from dvae.errors import UserError
 from dvae.failpoint import failpoint
 
 MANIFEST = "manifest.json"
+_BUFFER = 1 << 18  # bytes; thousands of small writes make one
 TEMPORARY = ".tmp-"  # what starts with this is unfinished and may be deleted
 
 
@@ -26,7 +27,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the block ends without an error."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("wb", buffering=_BUFFER) as file:
             failpoint("opened")
             yield file
             failpoint("written")

@@ -5,13 +5,33 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from tqdm import tqdm
 
-from shards.journal import Done, Entry, Journal
+from shards.journal import Done, Journal, Note
 from shards.sources import Item, shown
-from shards.writer import Sample, ShardWriter
+from shards.writer import Full
+
+
+class Sized(Protocol):
+    """A sample, or what stands for one that lies elsewhere."""
+
+    @property
+    def blocks(self) -> int:
+        """Bytes that it takes in a tar."""
+
+
+class Writer(Protocol):
+    """Receives the samples of a split."""
+
+    samples: int
+
+    def write(self, sample: Any) -> Full | None:
+        """Append a sample; gives the shard that was full before it, to be called."""
+
+    def close(self) -> Full | None:
+        """End the shard that is open, if one is; gives it, to be called."""
 
 
 class Packed(NamedTuple):
@@ -23,7 +43,7 @@ class Packed(NamedTuple):
     position: int
     item: Item
     split: str = ""
-    sample: Sample | None = None
+    sample: Sized | None = None
     reason: str = ""
 
 
@@ -43,7 +63,7 @@ class Assembly:
     """
 
     def __init__(
-        self, writers: Mapping[str, ShardWriter], rejected: BinaryIO, journal: Journal, done: Done
+        self, writers: Mapping[str, Writer], rejected: BinaryIO, journal: Journal, done: Done
     ) -> None:
         self.labels = {label for entry in done.entries for label in entry.labels}
         self.reasons: Counter[str] = Counter()
@@ -70,20 +90,18 @@ class Assembly:
         self.write_lines(line_of(pictures[place], self._known[place]) for place in before)
         for result in results:
             self._take(result)
-            bar.set_postfix(rejected=self.reasons.total(), refresh=False)
+            if not result.sample:
+                bar.set_postfix(rejected=self.reasons.total(), refresh=False)
             bar.update()
         for split, writer in self._writers.items():
-            count = len(writer.shards)
-            writer.close()
-            self._note(split, count, len(pictures))
+            self._note(split, writer.close(), len(pictures))
+        self._journal.finish()
 
     def _take(self, result: Packed) -> None:
         if result.sample:
-            writer = self._writers[result.split]
-            count = len(writer.shards)
-            writer.write(result.sample)
-            self._note(result.split, count, result.position)
-            label = result.sample.about["label"]
+            full = self._writers[result.split].write(result.sample)
+            self._note(result.split, full, result.position)
+            label = result.item.label
             if label is not None and label not in self.labels:
                 self.labels.add(label)
                 self._new_labels.add(label)
@@ -93,13 +111,11 @@ class Assembly:
                 self._new_reasons.append(sys.intern(result.reason))
             self.write_lines([line_of(result.item, result.reason)])
 
-    def _note(self, split: str, count: int, end: int) -> None:
-        """Journal the shard that was finished, if the writer has more than `count` now."""
-        shards = self._writers[split].shards
-        if len(shards) > count:
+    def _note(self, split: str, full: Full | None, end: int) -> None:
+        """Have a full shard finished and journaled."""
+        if full:
             labels = sorted(self._new_labels)
-            left_out = (self._new_places, self._new_reasons)
-            self._journal.add(Entry(split, shards[-1], end, *left_out, labels))
+            self._journal.add(full, Note(split, end, self._new_places, self._new_reasons, labels))
             self._new_places, self._new_reasons, self._new_labels = array("Q"), [], set()
 
     def write_lines(self, lines: Iterable[dict[str, str]]) -> None:

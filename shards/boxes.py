@@ -48,6 +48,8 @@ def choose_boxes(options: Options, listing: Listing) -> str | None:
         if not any(item.box for item in listing.pictures):
             raise UserError("--boxes source: SOURCE names no boxes: give a CSV file of them")
         return "source"
+    if isinstance(options.source, str):
+        raise UserError("--boxes with a file needs a local SOURCE: give a list with boxes instead")
     boxes = read_boxes(options.boxes, options.source)
     _give(listing, lambda item: boxes.find(item.name))
     if not any(item.box for item in listing.pictures):

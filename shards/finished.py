@@ -5,20 +5,19 @@ A picture is one of the set if the set has the same name with the same bytes.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from dvae.data.index import read_index
-from dvae.data.manifest import Shard, Split, read_splits
+from dvae.data.manifest import MAX_MANIFEST, Shard, Split, read_splits
+from dvae.data.storage import Store, StoreError
 from dvae.errors import UserError
-from dvae.files import MANIFEST, sha256
+from dvae.files import MANIFEST
 from shards.output import REJECTED
 from shards.parallel import in_order
 from shards.pictures import PictureError
@@ -43,10 +42,11 @@ class Finished:
         return self.splits[split].shards if split in self.splits else ()
 
 
-def read_finished(folder: Path, about: dict[str, Any]) -> Finished:
+def read_finished(store: Store, about: dict[str, Any]) -> Finished:
     """The finished set in a folder; `about` is its manifest's."""
     classes = tuple(str(name) for name in about.get("classes", ()))
-    return Finished(read_splits(folder), classes, sha256(folder / MANIFEST))
+    digest = hashlib.sha256(store.read_whole(MANIFEST, MAX_MANIFEST)).hexdigest()
+    return Finished(read_splits(store), classes, digest)
 
 
 def samples_in(finished: Finished) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -57,23 +57,22 @@ def samples_in(finished: Finished) -> Iterator[tuple[dict[str, Any], bytes]]:
     """
     for split in finished.splits.values():
         for shard in split.shards:
-            with (split.folder / shard.name).open("rb") as file:
-                for row in read_index(split.folder, shard):
-                    yield _about(file.fileno(), row, shard), _member(file.fileno(), row, "")
+            for row in read_index(split.store, shard):
+                yield _about(split.tars, row, shard), _member(split.tars, row, shard, "")
 
 
-def _about(descriptor: int, row: np.void, shard: Shard) -> dict[str, Any]:
+def _about(tars: Store, row: np.void, shard: Shard) -> dict[str, Any]:
     try:
-        about = json.loads(_member(descriptor, row, "json_"))
+        about = json.loads(_member(tars, row, shard, "json_"))
         if isinstance(about["source"], str) and isinstance(about["sha256"], str):
             return dict(about)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (StoreError, ValueError, KeyError, TypeError, RecursionError):
         pass
     raise UserError(f"{shard.name} holds a sample without the packer's JSON: run shards.verify")
 
 
-def _member(descriptor: int, row: np.void, kind: str) -> bytes:
-    return os.pread(descriptor, int(row[f"{kind}size"]), int(row[f"{kind}offset"]))
+def _member(tars: Store, row: np.void, shard: Shard, kind: str) -> bytes:
+    return tars.read(shard.name, int(row[f"{kind}offset"]), int(row[f"{kind}size"]))
 
 
 def content_of(about: dict[str, Any]) -> str:
@@ -109,14 +108,14 @@ def _key(name: str, content: str) -> bytes:
     return hashlib.sha256(f"{content} {name}".encode()).digest()[:16]
 
 
-def lines_kept(folder: Path, new: list[Item]) -> list[dict[str, str]]:
+def lines_kept(store: Store, new: list[Item]) -> list[dict[str, str]]:
     """The lines of a set's rejected.jsonl but those of pictures that are tried again."""
     names = {shown(item.name) for item in new}
     try:
-        lines = [json.loads(line) for line in (folder / REJECTED).read_bytes().splitlines()]
+        lines = [json.loads(line) for line in store.read_whole(REJECTED, MAX_MANIFEST).splitlines()]
         return [line for line in lines if line["source"] not in names]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (StoreError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
-            f"{str(folder / REJECTED)!r} is missing or damaged: restore it, or pack again with "
+            f"{f'{store.shown}/{REJECTED}'!r} is missing or damaged: restore it, or pack again with "
             f"--overwrite"
         ) from None

@@ -92,12 +92,18 @@ def read_file(path: bytes) -> bytes:
     """
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(path, flags), "rb") as file:
-            state = os.fstat(file.fileno())
+        descriptor = os.open(path, flags)
+        try:
+            state = os.fstat(descriptor)
             if not stat.S_ISREG(state.st_mode):
                 raise PictureError("not a regular file: it was one when the folder was listed")
             if state.st_size > MAX_BYTES:
                 raise PictureError(f"too large: {state.st_size} bytes, more than {MAX_BYTES}")
-            return file.read(MAX_BYTES)
+            data = os.read(descriptor, state.st_size)
+            while len(data) < state.st_size and (more := os.read(descriptor, MAX_BYTES)):
+                data += more
+            return data
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from None

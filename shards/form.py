@@ -8,6 +8,7 @@ from dvae.errors import UserError
 
 RESIZES = ("shorter", "longer", "crop", "none")
 FORMATS = ("jpg", "png", "webp")
+CHECKS = ("decode", "header")
 _MAX_SIDE = 65535  # pixels, of a JPEG
 
 
@@ -27,6 +28,7 @@ class Form:
     min_size: int | None = None  # pixels, the shorter side before resizing
     max_aspect: float | None = None  # the longer side over the shorter
     min_laplacian: float | None = None  # the variance of the Laplacian; less is blurred
+    check: str = "decode"  # how untouched JPEGs are checked; header: by their header and end alone
 
     def __post_init__(self) -> None:
         if self.size is not None and not 1 <= self.size <= _MAX_SIDE:
@@ -66,6 +68,7 @@ def add_form(add: Any) -> None:
         help="leave out sides that differ more than R times",
     )
     add("--min-laplacian", type=float, metavar="V", help="leave out blurred pictures, below 50 say")
+    add("--check", choices=CHECKS, default="decode", help="of untouched JPEGs (default decode)")
 
 
 def taken_from(arguments: argparse.Namespace) -> Form:

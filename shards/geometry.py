@@ -6,7 +6,9 @@ from PIL import Image
 
 from shards.form import Form
 
-_MARGIN = 1.4  # a JPEG is decoded at 1/2 or 1/4 if that leaves this many times the target
+# A JPEG is decoded at 1/2 or 1/4 if that leaves this many times the target. Against a full decode and
+# the same filter, 512 pixels at 1/2 to 256: 49 dB in the mean, 43 at least; q92 itself loses more.
+_MARGINS = {4: 1.4, 2: 1.0}
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,8 +55,9 @@ class Plan(NamedTuple):
         """1, 2 or 4: how much smaller a JPEG may be decoded; odd eighths are slow."""
         if self.target == self.crop:
             return 1
-        least = _MARGIN * min(self.target)
-        return next((factor for factor in (4, 2) if min(self.crop) / factor >= least), 1)
+        crop, target = min(self.crop), min(self.target)
+        fits = (factor for factor, margin in _MARGINS.items() if crop / factor >= margin * target)
+        return next(fits, 1)
 
 
 def plan(upright: tuple[int, int], box: Box | None, form: Form) -> Plan:

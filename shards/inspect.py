@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dvae.data.storage import LocalStore
 from dvae.errors import UserError, exit_code_of
 from dvae.files import whole_file, write_bytes, write_json
 from shards.census import TILE, Census, take_census, tasks
@@ -49,7 +50,7 @@ def inspect(folder: Path, out: Path | None) -> None:
     Raises:
         UserError: no shards, a damaged manifest or index, a folder that can't be written.
     """
-    work = tasks(manifest_of(folder))
+    work = tasks(manifest_of(LocalStore(folder)))
     with quiet() as stderr:
         results = in_order(take_census, work, min(os.cpu_count() or 1, 8))
         bar = tqdm(results, "inspecting", len(work), file=stderr, unit="shard", disable=None)

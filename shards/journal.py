@@ -8,27 +8,43 @@ Positions count the pictures in the order that they are packed in.
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from dvae.data.manifest import Shard
-from dvae.files import sha256, write_json
+from dvae.data.index import read_index
+from dvae.data.manifest import Shard, is_shard_name
+from dvae.errors import UserError
+from dvae.files import write_json
 from shards.damage import tar_damage
 from shards.parallel import in_order
+from shards.place import Place
+from shards.writer import Full
+
+
+class Note(NamedTuple):
+    """What else had become of the pictures when a shard was full."""
+
+    split: str
+    end: int  # position of the first picture of the split that's in none of its finished shards
+    left_out: Sequence[int]  # positions of the pictures left out since the last one
+    reasons: Sequence[str]  # why, one each
+    labels: Sequence[str]  # first met since the last one
 
 
 class Entry(NamedTuple):
-    """A finished shard, and what else had become of the pictures when it was."""
+    """A finished shard, and its note."""
 
-    split: str
     shard: Shard
-    end: int  # position of the first picture of the split that's in none of its finished shards
-    left_out: Sequence[int]  # positions of the pictures left out since the last entry
-    reasons: Sequence[str]  # why, one each
-    labels: Sequence[str]  # first met since the last entry
+    split: str
+    end: int
+    left_out: Sequence[int]
+    reasons: Sequence[str]
+    labels: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -56,19 +72,56 @@ class Done:
 
 
 class Journal:
-    """Adds entries to a folder, numbered from the `first`."""
+    """Has full shards finished, in order and on a thread, and adds their entries to a folder.
 
-    def __init__(self, folder: Path, options: str, first: int) -> None:
+    Context manager: leaving it waits for the thread.
+
+    Args:
+        folder: of the entries.
+        options: the digest of this run's.
+        first: number of the first entry.
+        most: full shards that may wait, beside those that are being filled.
+    """
+
+    def __init__(self, folder: Path, options: str, first: int, most: int) -> None:
+        self.shards: dict[str, list[Shard]] = {}  # finished ones, by split
         self._folder = folder
         self._options = options
         self._next = first
+        self._most = most
+        self._is_next = True  # all before are journaled; false for ever once one has failed
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: deque[Future[None]] = deque()
 
-    def add(self, entry: Entry) -> None:
-        """Note that a shard is finished."""
-        value = entry._asdict() | {"shard": asdict(entry.shard), "options": self._options}
-        value["left_out"] = list(entry.left_out)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def add(self, full: Full, note: Note) -> None:
+        """Have a shard finished; waits if too many aren't, and raises what one of them raised."""
+        self._pending.append(self._thread.submit(self._finish, full, note))
+        pending = self._pending
+        while len(pending) > self._most or (pending and pending[0].done()):
+            pending.popleft().result()
+
+    def finish(self) -> None:
+        """Wait for all shards."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def _finish(self, full: Full, note: Note) -> None:
+        is_next, self._is_next = self._is_next, False
+        shard = full()  # after a failure too: it leaves a whole file, or none
+        if not is_next:
+            return
+        value = note._asdict() | {"shard": asdict(shard), "options": self._options}
+        value["left_out"] = list(note.left_out)
         write_json(self._folder / journal_name(self._next), value)
         self._next += 1
+        self.shards.setdefault(note.split, []).append(shard)
+        self._is_next = True
 
 
 def journal_name(number: int) -> str:
@@ -76,17 +129,17 @@ def journal_name(number: int) -> str:
     return f".journal-{number:06d}.json"
 
 
-def read_done(folder: Path, options: str) -> Done:
+def read_done(place: Place, options: str) -> Done:
     """The entries whose shards and indexes are still what they say, up to the first that isn't.
 
     Args:
-        folder: where the shards are.
+        place: where the shards are.
         options: the digest of this run's.
     """
     entries: list[Entry] = []
-    while entry := _read(folder / journal_name(len(entries)), options):
+    while entry := _read(place.folder / journal_name(len(entries)), options):
         entries.append(entry)
-    intact = in_order(lambda entry: _is_intact(folder, entry.shard), entries, os.cpu_count() or 1)
+    intact = in_order(lambda entry: _is_intact(place, entry.shard), entries, os.cpu_count() or 1)
     for number, is_intact in enumerate(intact):
         if not is_intact:
             return Done(tuple(entries[:number]))
@@ -103,12 +156,15 @@ def _read(path: Path, options: str) -> Entry | None:
         return None
 
 
-def _is_intact(folder: Path, shard: Shard) -> bool:
-    if Path(shard.name).name != shard.name or tar_damage(folder / shard.name, shard):
+def _is_intact(place: Place, shard: Shard) -> bool:
+    if not is_shard_name(shard.name):
+        return False
+    if not place.url and tar_damage(place.folder / shard.name, shard):
         return False
     try:
-        return sha256(folder / shard.index_name) == shard.index_sha256
-    except OSError:
+        read_index(place.store, shard)
+        return place.store.size(shard.name) == shard.bytes
+    except UserError:
         return False
 
 

@@ -1,10 +1,8 @@
 """Makes the shards of a run: pictures in order, prepared on threads, written, journaled, counted."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TextIO
@@ -17,28 +15,19 @@ from dvae.data.manifest import Shard, write_shard_manifest
 from dvae.errors import UserError
 from dvae.files import whole_file
 from shards import output, summary
-from shards.assembly import Assembly, Packed
+from shards.assembly import Assembly, Packed, Writer
 from shards.dedupe import DUPLICATES, NEAR, find_duplicates
-from shards.finished import Finished, lines_kept, new_pictures
-from shards.journal import Done, Journal
+from shards.finished import lines_kept, new_pictures
+from shards.job import Job, Work, pack_one
+from shards.journal import Journal
 from shards.options import Options
 from shards.parallel import in_order
-from shards.pictures import PictureError, prepare, quiet
-from shards.sources import Item, Listing, Source, shown, shuffled
-from shards.splits import split_of, splits_of
-from shards.writer import Sample, ShardWriter
+from shards.pictures import quiet
+from shards.sources import Item, Listing, shuffled
+from shards.splits import splits_of
+from shards.writer import ShardWriter
 
-
-@dataclass(frozen=True)
-class Job:
-    """All that decides what becomes of the pictures."""
-
-    options: Options
-    source: Source
-    wanted: dict[str, Any]  # the options that determine the bytes
-    finished: Finished  # the set that is appended to
-    digest: str  # of the two
-    done: Done  # what an earlier run finished of this one
+_BATCH = 4  # pictures that a thread takes at a time
 
 
 class Made(NamedTuple):
@@ -50,7 +39,7 @@ class Made(NamedTuple):
 
 def make_shards(job: Job, listing: Listing) -> Made:
     """Write the shards that are missing yet, rejected.jsonl and, last, the manifest."""
-    options, out, finished = job.options, job.options.out, job.finished
+    options, place, finished = job.options, job.place, job.finished
     with ExitStack() as stack:
         stderr = stack.enter_context(quiet())
         pictures = shuffled(listing.pictures, options.seed)
@@ -58,18 +47,19 @@ def make_shards(job: Job, listing: Listing) -> Made:
         if finished.shards:
             with _bar("comparing", stderr) as bar:
                 pictures = new_pictures(finished, job.source, pictures, options.workers, bar)
-            lines = lines_kept(out, pictures)
+            lines = lines_kept(place.store, pictures)
         duplicates = _duplicates(job, pictures, stderr)
         names = sorted({*splits_of(listing.splits, options), *finished.splits})
-        writers = {name: stack.enter_context(_writer(job, name)) for name in names}
-        rejected = stack.enter_context(whole_file(out / output.REJECTED))
-        journal = Journal(out, job.digest, len(job.done.entries))
+        engine = stack.enter_context(closing(_engine(options)))
+        writers = {name: stack.enter_context(_writer(engine, job, name)) for name in names}
+        rejected = stack.enter_context(whole_file(place.folder / output.REJECTED))
+        journal = Journal(place.folder, job.digest, len(job.done.entries), engine.most_full)
+        stack.enter_context(journal)
         assembly = Assembly(writers, rejected, journal, job.done)
         assembly.write_lines(lines)
         start = min(job.done.end(name) for name in names)
         work = islice(enumerate(pictures), start, None)
-        results = in_order(partial(_pack_one, job, duplicates), work, options.workers)
-        stack.enter_context(closing(results))
+        results = stack.enter_context(closing(engine.results(job, duplicates, work)))
         with _bar("packing", stderr, len(pictures), start) as bar:
             assembly.take_all(results, pictures, start, bar)
         counts = {name: writer.samples for name, writer in writers.items()}
@@ -81,8 +71,8 @@ def make_shards(job: Job, listing: Listing) -> Made:
         "counts": counted,
         "classes": sorted(assembly.labels | set(finished.classes)),
     }
-    made = {name: writer.shards for name, writer in writers.items()}
-    write_shard_manifest(out, made, about)
+    made = {name: [*_old_shards(job, name), *journal.shards.get(name, ())] for name in names}
+    write_shard_manifest(place.folder, made, about)
     return Made(made, assembly.reasons)
 
 
@@ -100,37 +90,40 @@ def _duplicates(job: Job, pictures: list[Item], stderr: TextIO) -> dict[int, str
         return find_duplicates(form, job.source, pictures, job.finished, workers, bar)
 
 
-def _writer(job: Job, split: str) -> ShardWriter:
-    shards = [*job.finished.shards_of(split), *job.done.shards(split)]
-    return ShardWriter(job.options.out, split, job.options.shard_bytes, shards)
+def _old_shards(job: Job, split: str) -> list[Shard]:
+    return [*job.finished.shards_of(split), *job.done.shards(split)]
 
 
-def _pack_one(job: Job, duplicates: Mapping[int, str], work: tuple[int, Item]) -> Packed:
-    position, item = work
-    options = job.options
-    reason = duplicates.get(position) or job.done.reasons.get(position)
-    if reason:
-        return Packed(position, item, reason=reason)
-    try:
-        original = job.source.read(item)
-        content = hashlib.sha256(original)
-        split = split_of(item, content.digest(), options)
-        if position < job.done.end(split):
-            return Packed(position, item, split)
-        made = prepare(original, item.box, options.form)
-    except PictureError as error:
-        return Packed(position, item, reason=str(error))
-    about = {
-        "source": shown(item.name),
-        "label": item.label,
-        "width": made.width,
-        "height": made.height,
-        "bytes": len(made.data),
-        "sha256": hashlib.sha256(made.data).hexdigest(),
-    }
-    if made.data is not original:
-        about["source_sha256"] = content.hexdigest()
-    return Packed(position, item, split, Sample(made.data, made.extension, about))
+class Threads:
+    """Packs on the threads of this process."""
+
+    most_full = 2
+
+    def results(
+        self, job: Job, duplicates: Mapping[int, str], work: Iterable[Work]
+    ) -> Generator[Packed]:
+        """What becomes of the pictures, in order."""
+        return in_order(partial(pack_one, job, duplicates), work, job.options.workers, _BATCH)
+
+    def writer(self, job: Job, split: str, number: int, samples: int) -> ShardWriter:
+        """The writer of a split."""
+        return ShardWriter(job.place, split, job.options.shard_bytes, number, samples)
+
+    def close(self) -> None:
+        """Nothing is left behind."""
+
+
+def _engine(options: Options) -> Any:
+    if options.engine == "ray":
+        from shards.on_ray import RayEngine
+
+        return RayEngine(options.workers)
+    return Threads()
+
+
+def _writer(engine: Any, job: Job, split: str) -> AbstractContextManager[Writer]:
+    shards = _old_shards(job, split)
+    return engine.writer(job, split, len(shards), sum(shard.samples for shard in shards))
 
 
 def _counts(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from dvae.data.location import scheme_of
 from dvae.errors import UserError
 from shards.form import Form, add_form, taken_from
 from shards.layouts import NAMES
@@ -27,8 +28,9 @@ class Options:
         UserError: a value outside its range.
     """
 
-    source: Path
-    out: Path
+    source: Path | str  # str: a URL
+    out: Path | str
+    staging: Path | None = None
     form: Form = Form()
     layout: str | None = None
     boxes: Path | None = None  # "source": the boxes that SOURCE itself names
@@ -38,6 +40,7 @@ class Options:
     ignore_splits: bool = False
     seed: int = 0
     workers: int = 1
+    engine: str = "threads"  # or ray
     overwrite: bool = False
     dedupe: str = "none"  # or exact, or near
     append: bool = False
@@ -64,6 +67,18 @@ def is_split_name(text: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z]([A-Za-z0-9_-]{0,29}[A-Za-z_])?", text))
 
 
+def location(text: str) -> Path | str:
+    """A path, or a URL as a text.
+
+    Raises:
+        UserError: a URL of a kind that isn't read from.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        scheme_of(text)
+        return text
+    return Path(text)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are `UserError`: one line, exit code 2."""
 
@@ -83,8 +98,9 @@ def parse(arguments: Sequence[str]) -> Options:
         description="Pack pictures into WebDataset shards.",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder, list, archive, shards or data set")
-    add("out", type=Path, metavar="OUT", help="folder that receives the shards")
+    add("source", type=location, metavar="SOURCE", help="folder, list, archive, shards, data set")
+    add("out", type=location, metavar="OUT", help="folder that receives the shards, or s3://…")
+    add("--staging", type=Path, metavar="DIR", help="where what is remote lies meanwhile")
     add_form(add)
     add("--layout", choices=NAMES, help="what SOURCE is, where it's not recognised rightly")
     add("--boxes", type=Path, metavar="CSV", help="crop boxes, file,x0,y0,x1,y1; or: source")
@@ -93,13 +109,19 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--split", default="train", metavar="NAME", help="of pictures that SOURCE gives none")
     add("--ignore-splits", action="store_true", help="forget the splits that SOURCE names")
     add("--seed", type=int, default=0, help="of the order of samples and of --val's choice")
-    add("--workers", type=int, default=min(os.cpu_count() or 1, 16), help="threads that decode")
+    add("--workers", type=int, default=_cores(), help="threads (default: all cores)")
+    add("--engine", choices=("threads", "ray"), default="threads", help="ray: on a Ray cluster")
     add("--dedupe", choices=("none", "exact", "near"), default="none", help=_DEDUPE)
     add("--append", action="store_true", help="add pictures that a finished OUT doesn't have yet")
     add("--overwrite", action="store_true", help="replace shards that an earlier run put in OUT")
     parsed = parser.parse_args(arguments)
     form = taken_from(parsed)
     return Options(form=form, **vars(parsed))
+
+
+def _cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 def _bytes(text: str) -> int:

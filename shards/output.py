@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dvae.data.index import missing_shards
-from dvae.data.manifest import Shard, read_splits
+from dvae.data.manifest import MAX_MANIFEST, Shard, read_splits
+from dvae.data.storage import StoreError
 from dvae.errors import UserError
 from dvae.files import MANIFEST, TEMPORARY, write_json
+from shards.place import Place
 
 REJECTED = "rejected.jsonl"
 MARK = ".packing"
@@ -24,31 +26,31 @@ _OURS = re.compile(
 _MAY_GROW = {"pictures", "boxes"}  # what --append may differ in
 
 
-def find_finished(folder: Path) -> dict[str, Any] | None:
-    """The `about` of the manifest of a finished run in `folder`, or None.
+def find_finished(place: Place) -> dict[str, Any] | None:
+    """The `about` of the manifest of a finished run in `place`, or None.
 
     Raises:
         UserError: the manifest is damaged or isn't by `shards.pack`, or the folder holds tars that
             aren't ours.
     """
-    if not (folder / MANIFEST).exists():
-        if not is_unfinished(folder) and any(folder.glob("*.tar")):
+    if not place.has(MANIFEST):
+        if not place.has(MARK) and any(name.endswith(".tar") for name in place.names()):
             raise UserError(
-                f"OUT {str(folder)!r} holds tars that shards.pack did not write: "
+                f"OUT {place.shown!r} holds tars that shards.pack did not write: "
                 f"give another folder"
             )
         return None
-    read_splits(folder)
-    about = json.loads((folder / MANIFEST).read_bytes()).get("about", {})
+    read_splits(place.store)
+    about = json.loads(place.store.read_whole(MANIFEST, MAX_MANIFEST)).get("about", {})
     if not isinstance(about, dict) or not isinstance(about.get("options"), dict):
         raise UserError(
-            f"OUT {str(folder)!r} holds shards that shards.pack did not write: give another folder"
+            f"OUT {place.shown!r} holds shards that shards.pack did not write: give another folder"
         )
     return about
 
 
-def is_same(folder: Path, about: dict[str, Any], options: dict[str, Any], append: bool) -> bool:
-    """Whether the finished run in `folder` was of these pictures too; False: append the others.
+def is_same(place: Place, about: dict[str, Any], options: dict[str, Any], append: bool) -> bool:
+    """Whether the finished run in `place` was of these pictures too; False: append the others.
 
     Raises:
         UserError: it had other options, or lost a shard.
@@ -57,22 +59,22 @@ def is_same(folder: Path, about: dict[str, Any], options: dict[str, Any], append
     differing = _differing(had, options)
     if differing and not (append and differing <= _MAY_GROW):
         remedy = "--append, or --overwrite" if differing <= _MAY_GROW else "or --overwrite"
-        raise _made_otherwise(folder, differing, had, options, remedy)
-    problems = [p for split in read_splits(folder).values() for p in missing_shards(split)]
+        raise _made_otherwise(place, differing, had, options, remedy)
+    problems = [p for split in read_splits(place.store).values() for p in missing_shards(split)]
     if problems:
         raise UserError(f"{problems[0]}: restore it, or pack again with --overwrite")
     return not differing
 
 
-def check_unfinished(folder: Path, options: dict[str, Any]) -> None:
-    """Raises `UserError` if an unfinished run in `folder` had other options."""
+def check_unfinished(place: Place, options: dict[str, Any]) -> None:
+    """Raises `UserError` if an unfinished run in `place`, without a manifest, had other options."""
     try:
-        had = json.loads((folder / MARK).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        had = json.loads(place.store.read_whole(MARK, MAX_MANIFEST))
+    except (StoreError, ValueError, RecursionError):
         return
     differing = _differing(had, options) if isinstance(had, dict) else set()
-    if is_unfinished(folder) and differing:
-        raise _made_otherwise(folder, differing, had, options, "or --overwrite")
+    if differing:
+        raise _made_otherwise(place, differing, had, options, "or --overwrite")
 
 
 def _differing(had: dict[str, Any], asked: dict[str, Any]) -> set[str]:
@@ -80,11 +82,11 @@ def _differing(had: dict[str, Any], asked: dict[str, Any]) -> set[str]:
 
 
 def _made_otherwise(
-    folder: Path, differing: set[str], had: dict[str, Any], asked: dict[str, Any], remedy: str
+    place: Place, differing: set[str], had: dict[str, Any], asked: dict[str, Any], remedy: str
 ) -> UserError:
     pairs = ", ".join(_difference(key, had.get(key), asked.get(key)) for key in sorted(differing))
     return UserError(
-        f"OUT {str(folder)!r} already holds shards made otherwise ({pairs}): "
+        f"OUT {place.shown!r} already holds shards made otherwise ({pairs}): "
         f"give another folder, {remedy}"
     )
 
@@ -97,28 +99,30 @@ def _difference(key: str, had: Any, asked: Any) -> str:
     return f"{key}: {had if key != 'boxes' else bool(had)}, asked {asked}"
 
 
-def start(folder: Path, options: dict[str, Any], keep: Collection[str], append: bool) -> None:
-    """Mark `folder` as unfinished, and remove what an earlier run of ours left in it.
+def start(place: Place, options: dict[str, Any], keep: Collection[str], append: bool) -> None:
+    """Mark `place` as unfinished, and remove what an earlier run of ours left in it.
 
     Args:
-        folder: to pack into.
+        place: to pack into.
         options: what determines the shards' bytes.
         keep: the names of files that stay.
         append: the manifest stays too.
     """
-    was_ours = is_unfinished(folder) or (folder / MANIFEST).exists()
-    write_json(folder / MARK, options)
+    was_ours = place.has(MARK) or place.has(MANIFEST)
+    write_json(place.folder / MARK, options)
+    place.publish(MARK, keep=True)
     if not append:
-        (folder / MANIFEST).unlink(missing_ok=True)
+        place.remove(MANIFEST)
     if was_ours:
-        _tidy(folder, keep)
+        _tidy(place, keep)
 
 
-def _tidy(folder: Path, keep: Collection[str]) -> None:
-    for path in folder.iterdir():
-        is_ours = _OURS.fullmatch(path.name) or path.name.startswith(TEMPORARY)
-        if is_ours and path.name not in keep and path.is_file():
-            path.unlink()
+def _tidy(place: Place, keep: Collection[str]) -> None:
+    for where in (place, Place(place.folder)) if place.url else (place,):
+        for name in where.names():
+            is_ours = _OURS.fullmatch(name) or name.startswith(TEMPORARY)
+            if is_ours and name not in keep:
+                where.remove(name)
 
 
 def names_of(shards: Iterable[Shard]) -> set[str]:
@@ -131,9 +135,17 @@ def is_unfinished(folder: Path) -> bool:
     return (folder / MARK).exists() and not (folder / MANIFEST).exists()
 
 
-def finish(folder: Path) -> None:
-    """Remove what the run needed; the manifest stands. Does nothing to a folder without a mark."""
-    if (folder / MARK).exists():
-        shards = [shard for split in read_splits(folder).values() for shard in split.shards]
-        _tidy(folder, {REJECTED, *names_of(shards)})
-        (folder / MARK).unlink()
+def finish(place: Place) -> None:
+    """Bring the manifest to where it belongs, last, and remove what the run needed.
+
+    Does nothing to a folder without a mark.
+    """
+    if not (place.folder / MARK).exists():
+        return
+    if place.url and (place.folder / MANIFEST).exists():
+        place.publish(REJECTED, MANIFEST)
+    shards = [shard for split in read_splits(place.store).values() for shard in split.shards]
+    _tidy(place, {REJECTED, *names_of(shards)})
+    if place.url:
+        place.remove(MARK)
+    (place.folder / MARK).unlink()

@@ -31,10 +31,12 @@ from shards import output, summary
 from shards.boxes import choose_boxes
 from shards.finished import Finished, read_finished
 from shards.form import Form
+from shards.job import Job
 from shards.journal import Done, digest_of, journal_name, read_done
 from shards.layouts import FOLDER
-from shards.making import Job, make_shards
+from shards.making import make_shards
 from shards.options import Options, parse
+from shards.place import Place, place_of
 from shards.recognise import open_source
 from shards.sources import Listing, Source, list_items, shown
 from shards.splits import splits_of
@@ -58,9 +60,8 @@ def pack(options: Options) -> None:
     Raises:
         UserError: a mistake in the options, an unusable source, no picture that can be packed.
     """
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"OUT {str(options.out)!r} is a file: give a folder")
-    kind, source = open_source(options.source, options.layout)
+    place = place_of(options.out, options.staging)
+    kind, source = open_source(options.source, options.layout, options.staging)
     listing = list_items(source)
     if not listing.pictures:
         raise UserError(
@@ -75,45 +76,46 @@ def pack(options: Options) -> None:
     if kind != FOLDER:
         sys.stdout.write(f"source    {kind} (--layout names another)\n")
     try:
-        with locked(options.out):
-            _pack_into(options, source, listing, wanted)
+        with locked(place.folder):
+            _pack_into(options, place, source, listing, wanted)
     except (KeyboardInterrupt, SystemExit):
         sys.stderr.write("stopped: the same command goes on after the last whole shard\n")
         raise
     except OSError as error:
         raise UserError(
-            f"{str(error.filename or options.out)!r} cannot be written ({error.strerror}): "
+            f"{str(error.filename or place.folder)!r} cannot be written ({error.strerror}): "
             f"mend that and run the command again, it goes on after the last whole shard"
         ) from None
 
 
-def _pack_into(options: Options, source: Source, listing: Listing, wanted: dict[str, Any]) -> None:
+def _pack_into(
+    options: Options, place: Place, source: Source, listing: Listing, wanted: dict[str, Any]
+) -> None:
     """Pack into a folder that this process holds."""
-    out = options.out
-    about = output.find_finished(out)
+    about = output.find_finished(place)
     finished = Finished({})
     if about and not options.overwrite:
-        if output.is_same(out, about, wanted, options.append):
-            output.finish(out)
-            place = shown(os.fsencode(out))
-            sys.stdout.write(f"{place} is already packed with these options\n")
+        if output.is_same(place, about, wanted, options.append):
+            output.finish(place)
+            there = shown(os.fsencode(place.shown))
+            sys.stdout.write(f"{there} is already packed with these options\n")
             return
-        finished = read_finished(out, about)
+        finished = read_finished(place.store, about)
     elif not options.overwrite:
-        output.check_unfinished(out, wanted)
+        output.check_unfinished(place, wanted)
     digest = digest_of(wanted, finished.sha256)
-    done = Done() if options.overwrite else read_done(out, digest)
+    done = Done() if options.overwrite else read_done(place, digest)
     keep = output.names_of([*finished.shards, *(entry.shard for entry in done.entries)])
     keep |= {journal_name(number) for number in range(len(done.entries))}
     is_appending = bool(finished.splits)
     if is_appending:
         keep.add(output.REJECTED)
-    output.start(out, wanted, keep, is_appending)
+    output.start(place, wanted, keep, is_appending)
     start = time.monotonic()
-    made = make_shards(Job(options, source, wanted, finished, digest, done), listing)
-    output.finish(out)
+    made = make_shards(Job(options, place, source, wanted, finished, digest, done), listing)
+    output.finish(place)
     old = len(finished.shards) + len(done.entries)
-    summary.tell(out, listing, made.shards, made.reasons, old, time.monotonic() - start)
+    summary.tell(place.shown, listing, made.shards, made.reasons, old, time.monotonic() - start)
 
 
 def _options_of_the_bytes(options: Options, listing: Listing) -> dict[str, Any]:

@@ -67,16 +67,30 @@ class DataSet:
                 ignored["other files"] += 1
 
 
-def open_source(path: Path, layout: str | None = None) -> tuple[str, Source]:
+def open_source(
+    location: Path | str, layout: str | None = None, staging: Path | None = None
+) -> tuple[str, Source]:
     """What SOURCE is, and how to read it.
 
     Args:
-        path: a folder, a list, an archive, a parquet file.
+        location: a folder, a list, an archive, a parquet file; or the URL of one.
         layout: one of NAMES; None: it's recognised.
+        staging: where copies of remote files go.
 
     Raises:
         UserError: there's nothing, or nothing that is known, or it hasn't the layout.
     """
+    if isinstance(location, str):
+        from shards.remote_source import find_remote  # and fsspec, which local packing does without
+
+        there = find_remote(location, staging)
+        if not isinstance(there, Path):
+            return _of_tree(there, layout, location)
+        location = there
+    return _open_local(location, layout)
+
+
+def _open_local(path: Path, layout: str | None) -> tuple[str, Source]:
     if path.is_file() and path.suffix.lower() in LISTS:
         return "list", PictureList(path)
     columns = (path,) if path.suffix.lower() == ".parquet" else find_columns(path)
@@ -85,16 +99,21 @@ def open_source(path: Path, layout: str | None = None) -> tuple[str, Source]:
     tars = _tars(path)
     if tars and layout == SHARDS:
         return SHARDS, WebDatasetShards(tars)
-    tree = _tree(path, tars)
+    kind, source = _of_tree(_tree(path, tars), layout, str(path))
+    is_plain = kind == FOLDER and layout is None
+    return (
+        (SHARDS, WebDatasetShards(tars)) if is_plain and tars and path.is_dir() else (kind, source)
+    )
+
+
+def _of_tree(tree: Tree, layout: str | None, shown: str) -> tuple[str, Source]:
     if layout == FOLDER:
         return FOLDER, Plain(tree)
     data_set = _recognised(tree, layout)
     if data_set:
         return data_set.layout.name, data_set
     if layout:
-        raise UserError(f"SOURCE {str(path)!r} has not the layout {layout}: leave --layout out")
-    if tars and path.is_dir():
-        return SHARDS, WebDatasetShards(tars)
+        raise UserError(f"SOURCE {shown!r} has not the layout {layout}: leave --layout out")
     return FOLDER, Plain(tree)
 
 

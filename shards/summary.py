@@ -4,7 +4,6 @@ import os
 import shlex
 import sys
 from collections import Counter
-from pathlib import Path
 
 from dvae.data.manifest import Shard
 from shards import output
@@ -12,7 +11,7 @@ from shards.sources import Listing, shown
 
 
 def tell(
-    out: Path,
+    out: str,
     listing: Listing,
     made: dict[str, list[Shard]],
     reasons: Counter[str],
@@ -22,7 +21,7 @@ def tell(
     """What was found, packed, rejected and written, and what to do next.
 
     Args:
-        out: the folder.
+        out: the folder, or its URL.
         listing: the source's.
         made: the shards that the folder holds now, by split.
         reasons: of what is left out.

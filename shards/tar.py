@@ -21,6 +21,12 @@ _REGULAR = b"0\x007"
 _WITHOUT_DATA = b"123456"  # links, devices, folders, FIFOs: their size says nothing
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"\x28\xb5": "unzstd"}
 
+# The constant parts of the headers that are written, and what they and a blank checksum add up to.
+_MODE = b"0000644\0" + 2 * b"0000000\0"
+_TIME = b"00000000000\0"
+_REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+_CHECKSUM = sum(_MODE + _TIME + _REST) + 8 * ord(" ")
+
 
 class Member(NamedTuple):
     """One member of a tar: its name, where its data lies (bytes), and whether it's plain data."""
@@ -41,11 +47,16 @@ def header(name: str, size: int) -> bytes:
     encoded = name.encode("ascii")
     assert len(encoded) <= 100
     assert size < 1 << 33
-    start = encoded.ljust(100, b"\0") + b"0000644\0" + 2 * b"0000000\0" + b"%011o\0" % size
-    start += b"00000000000\0"
-    rest = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
-    checksum = sum(start) + 8 * ord(" ") + sum(rest)
-    return start + b"%06o\0 " % checksum + rest
+    length = b"%011o" % size
+    checksum = _CHECKSUM + sum(encoded) + sum(length)
+    return b"%s%s%s\0%s%06o\0 %s" % (
+        encoded.ljust(100, b"\0"),
+        _MODE,
+        length,
+        _TIME,
+        checksum,
+        _REST,
+    )
 
 
 def padded(size: int) -> int:

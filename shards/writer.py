@@ -3,9 +3,9 @@
 import contextlib
 import hashlib
 import json
+import struct
 import zlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -16,34 +16,69 @@ from dvae.data.manifest import Shard, index_name
 from dvae.failpoint import failpoint
 from dvae.files import whole_file
 from shards import tar
+from shards.place import Place
+
+Full = Callable[[], Shard]  # brings a full shard to the disk and to where it belongs
 
 
 class Sample(NamedTuple):
-    """What is written for one picture: its bytes, their extension and its JSON."""
+    """What is written for one picture: its bytes, their extension and CRC-32, and its JSON."""
 
     data: bytes
     extension: str
-    about: dict[str, Any]
+    crc32: int
+    note: bytes
+
+    @property
+    def blocks(self) -> int:
+        """Bytes that it takes in a tar."""
+        return tar.padded(len(self.data)) + tar.padded(len(self.note)) + 2 * tar.BLOCK
+
+
+_ROW = struct.Struct("<QQIBQQI")
+assert _ROW.size == SAMPLE.itemsize
+_to_json = json.JSONEncoder(sort_keys=True).encode
+
+
+def sample_of(data: bytes, extension: str, about: dict[str, Any]) -> Sample:
+    """A sample; the work that needs no order is done here, on whatever thread."""
+    return Sample(data, extension, zlib.crc32(data), _to_json(about).encode())
+
+
+def shard_name(split: str, number: int) -> str:
+    """The name of a split's shard."""
+    return f"{split}-{number:06d}.tar"
+
+
+def fits(taken: int, sample_blocks: int, shard_bytes: int) -> bool:
+    """Whether a sample may join the `taken` bytes of a shard."""
+    return taken + sample_blocks + len(tar.END) <= shard_bytes
 
 
 class ShardWriter:
-    """Context manager; what it has closed is in `shards`, and an error leaves no unfinished file.
+    """Context manager; leaving it before `close` leaves no unfinished file.
 
     Args:
-        folder: where `SPLIT-000000.tar`, `SPLIT-000000.index.npy`, … go.
+        place: where `SPLIT-000000.tar`, `SPLIT-000000.index.npy`, … go.
         split: the split's name; also the start of each sample's key.
         shard_bytes: a shard ends before the sample that would make it larger, but holds one at least.
-        shards: of the split, written by an earlier run; numbers and keys go on from them.
+        number: of the first shard.
+        samples: of the split in earlier shards; keys go on from them.
     """
 
     def __init__(
-        self, folder: Path, split: str, shard_bytes: int, shards: Sequence[Shard] = ()
+        self,
+        place: Place,
+        split: str,
+        shard_bytes: int,
+        number: int = 0,
+        samples: int = 0,
     ) -> None:
-        self.shards = list(shards)
-        self.samples = sum(shard.samples for shard in shards)
-        self._folder = folder
+        self.samples = samples
+        self._place = place
         self._split = split
         self._shard_bytes = shard_bytes
+        self._number = number
         self._open_file = contextlib.ExitStack()
         self._file: BinaryIO | None = None
 
@@ -56,41 +91,38 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._open_file.__exit__(kind, error, trace)
+        self._open_file.__exit__(kind, error, trace)
 
-    def write(self, sample: Sample) -> None:
-        """Append a sample, to a new shard if it doesn't fit into this one."""
-        key = f"{self._split}-{self.samples:09d}"
-        note = json.dumps(sample.about, sort_keys=True).encode()
-        blocks = tar.padded(len(sample.data)) + tar.padded(len(note)) + 2 * tar.BLOCK
-        if self._file and self._size + blocks + len(tar.END) > self._shard_bytes:
-            self.close()
+    def write(self, sample: Sample) -> Full | None:
+        """Append a sample, to a new shard if it doesn't fit; gives the full one, to be called."""
+        is_full = self._file and not fits(self._size, sample.blocks, self._shard_bytes)
+        full = self.close() if is_full else None
         if not self._file:
             self._open()
-        start = self._put(f"{key}.{sample.extension}", sample.data)
-        note_start = self._put(f"{key}.json", note)
-        picture = (start, len(sample.data), zlib.crc32(sample.data), 1)
-        self._rows.append((*picture, note_start, len(note), zlib.crc32(note)))
+        key = f"{self._split}-{self.samples:09d}"
+        start = self._size + tar.BLOCK
+        self._append(tar.header(f"{key}.{sample.extension}", len(sample.data)))
+        failpoint("member")
+        self._append(sample.data)
+        note_start = start + tar.padded(len(sample.data)) + tar.BLOCK
+        self._append(
+            _padding(sample.data)
+            + tar.header(f"{key}.json", len(sample.note))
+            + sample.note
+            + _padding(sample.note)
+        )
+        picture = (start, len(sample.data), sample.crc32, 1)
+        note = (note_start, len(sample.note), zlib.crc32(sample.note))
+        self._rows += _ROW.pack(*picture, *note)
         self.samples += 1
+        return full
 
     def _open(self) -> None:
-        self._name = f"{self._split}-{len(self.shards):06d}.tar"
-        self._file = self._open_file.enter_context(whole_file(self._folder / self._name))
+        self._name = shard_name(self._split, self._number)
+        self._file = self._open_file.enter_context(whole_file(self._place.folder / self._name))
         self._size = 0  # bytes written
         self._digest = hashlib.sha256()
-        self._rows: list[tuple[int, ...]] = []
-
-    def _put(self, name: str, data: bytes) -> int:
-        """Append a member; returns where its data starts."""
-        self._append(tar.header(name, len(data)))
-        start = self._size
-        failpoint("member")
-        self._append(data)
-        self._append(bytes(tar.padded(len(data)) - len(data)))
-        return start
+        self._rows = bytearray()  # of `SAMPLE`; as tuples they'd take ten times as much
 
     def _append(self, data: bytes) -> None:
         assert self._file is not None
@@ -98,14 +130,25 @@ class ShardWriter:
         self._digest.update(data)
         self._size += len(data)
 
-    def close(self) -> None:
-        """Finish the shard that is open, if one is."""
+    def close(self) -> Full | None:
+        """End the shard that is open, if one is; gives it, to be called."""
         if not self._file:
-            return
-        with self._open_file:
-            self._append(tar.END)
+            return None
+        self._append(tar.END)
         self._file = None
-        rows = np.array(self._rows, dtype=SAMPLE)
-        index_sha256 = write_index(self._folder / index_name(self._name), rows)
-        digest = self._digest.hexdigest()
-        self.shards.append(Shard(self._name, self._size, digest, len(rows), index_sha256))
+        self._number += 1
+        name, size, digest, place = self._name, self._size, self._digest.hexdigest(), self._place
+        rows, open_file = np.frombuffer(self._rows, SAMPLE), self._open_file.pop_all()
+
+        def finish() -> Shard:
+            open_file.close()
+            index_sha256 = write_index(place.folder / index_name(name), rows)
+            shard = Shard(name, size, digest, len(rows), index_sha256)
+            place.publish_shard(shard)
+            return shard
+
+        return finish
+
+
+def _padding(data: bytes) -> bytes:
+    return bytes(-len(data) % tar.BLOCK)

@@ -10,6 +10,8 @@ os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # the tests' sizes are the 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of tiny networks wait for each other
 
+pytest_plugins = ["tests.s3_server"]
+
 ROOT = Path(__file__).parents[1]
 DOGS = ROOT.parent / "shared" / "dogs"  # real photographs, where they are
 

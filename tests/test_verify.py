@@ -15,6 +15,7 @@ from dvae.data.index import SAMPLE, read_index, write_index
 from dvae.data.manifest import Shard, index_name, read_splits, write_shard_manifest
 from shards.tar import members
 from shards.verify import main
+from tests.fault_server import serving
 
 NAME = "train-000001.tar"
 
@@ -176,3 +177,19 @@ def test_an_index_that_agrees_with_the_manifest_and_not_with_the_tar_is_found(fo
     entry["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert "samples: sample 0" in told(capsys, folder, 3)[0]
+
+
+def test_shards_behind_http_are_verified_and_damage_is_named(folder, capsys):
+    with serving(folder, "reset in the body") as server:
+        url = f"{server.url}/data?sig=s1gnature"
+        (line,) = told(capsys, url, 0)
+        assert line.startswith("all right: 64 samples in ")
+        data = (folder / NAME).read_bytes()
+        (folder / NAME).write_bytes(data[:700] + bytes([data[700] ^ 1]) + data[701:])
+        (folder / "train-000000.index.npy").unlink()
+        lines = told(capsys, url, 3)
+        assert any(line.startswith("train-000000.tar: ") and "404" in line for line in lines)
+        assert any(line.startswith(f"{NAME}: does not have the SHA-256") for line in lines)
+        assert main([url, "--repair-index"]) == 2
+        said = capsys.readouterr()
+    assert "s1gnature" not in "".join((*lines, *said))

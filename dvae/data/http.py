@@ -32,6 +32,10 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MAY_PASS = (408, 425, 429)  # and 5xx
 
 
+class _Ended(StoreError):
+    """A file that ends before the range that was asked for."""
+
+
 class HttpStore:
     """Files below a URL; a query of the URL (a signed link) is sent with every name.
 
@@ -81,8 +85,11 @@ class HttpStore:
         found: list[int] = []
 
         def first_byte(_: int, deadline: Deadline) -> Iterator[bytes]:
-            response, total = self._answer(url, 0, 1, deadline)
-            response.close()
+            try:
+                response, total = self._answer(url, 0, 1, deadline)
+                response.close()
+            except _Ended:  # an empty file has no first byte
+                total = 0
             if total is None:
                 raise Passing("the server tells no length")
             found.append(total)
@@ -176,8 +183,10 @@ def _checked(response: BaseHTTPResponse, start: int, end: int, what: str) -> int
         after = headers.get("Retry-After", "")
         seconds = float(after) if re.fullmatch(r"\d{1,6}", after, re.ASCII) else 0.0
         raise Passing(f"the server answers {status}", seconds)
+    if status == 416:
+        raise _Ended(f"{what}: it ends before byte {start} (416)")
     if status not in (200, 206):
-        raise StoreError(f"{what}: {_meaning(status, start)}")
+        raise StoreError(f"{what}: {_meaning(status)}")
     if headers.get("Content-Encoding", "identity") != "identity":
         raise Passing("it comes compressed, though it was asked for as it is")
     if status == 206:
@@ -202,13 +211,11 @@ def _total(content_range: str, start: int, end: int) -> int | None:
     return None if match[3] == "*" else int(match[3])
 
 
-def _meaning(status: int, start: int) -> str:
+def _meaning(status: int) -> str:
     if status in (401, 403):
         return f"access is refused ({status}): give a user in ~/.netrc, or a new signed link"
     if status in (404, 410):
         return f"it is not there ({status})"
-    if status == 416:
-        return f"it ends before byte {start} (416)"
     return f"the server answers {status}"
 
 

@@ -25,7 +25,7 @@ from dvae.errors import UserError
 from dvae.files import MANIFEST, write_json
 
 FORMAT = "dvae-shards/2"
-_MAX_MANIFEST = 1 << 30  # bytes; a million shards take a third of it
+MAX_MANIFEST = 1 << 30  # bytes; a million shards take a third of it
 # What some program takes for a command, a URL, an option, a variable or a pattern.
 _UNSAFE = re.compile(r"[-.]|.*[/\\:|$`{}*?\x00-\x1f]|(?!.*\.tar$)", re.DOTALL)
 
@@ -139,7 +139,7 @@ def _manifest(store: Store) -> Any:
             f"{store.shown} is not a folder: make shards with python -m shards.pack first"
         )
     try:
-        return json.loads(store.read_whole(MANIFEST, _MAX_MANIFEST))
+        return json.loads(store.read_whole(MANIFEST, MAX_MANIFEST))
     except StoreError as error:
         if not isinstance(store, LocalStore):
             raise

@@ -5,6 +5,7 @@ HF_TOKEN …), never from a recipe.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import fsspec
@@ -39,7 +40,9 @@ class ObjectStore:
         try:
             self._may_pass, self._refused = _s3_failures() if is_s3 else _hub_failures()
             # Not one that the process has: the environment may have changed since.
-            options = {"skip_instance_cache": True} | (_S3_OPTIONS if is_s3 else {})
+            options = {"skip_instance_cache": True, "use_listings_cache": False} | (
+                _S3_OPTIONS if is_s3 else {}
+            )
             self._files, root = fsspec.core.url_to_fs(url, **options)
         except ImportError:
             package = "'dvae[s3]'" if is_s3 else "huggingface_hub"
@@ -88,6 +91,29 @@ class ObjectStore:
         except Passing as error:
             raise StoreError(f"{self.shown} can't be listed: {error}") from None
         return sorted(str(e["name"]).rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+
+    def walk(self) -> Iterator[tuple[str, int]]:
+        """The path, below the folder, and the size of each file below it, a folder at a time.
+
+        A folder without a name can't be listed; its path ends with a slash.
+
+        Raises:
+            StoreError: it can't be listed.
+        """
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = self._try(folder, partial(self._files.ls, self._root + folder, True))
+            except Passing as error:
+                raise StoreError(f"{self.shown}{folder} can't be listed: {error}") from None
+            for entry in entries:
+                path = str(entry["name"])[len(self._root) :]
+                is_folder = entry["type"] == "directory"
+                if is_folder and path.rstrip("/") != folder:  # a//b has a folder without a name
+                    folders.append(path.rstrip("/"))
+                elif is_folder or path.strip("/"):
+                    yield path.lstrip("/"), int(entry["size"])
 
     def _try(self, name: str, request: Callable[[], _Answer]) -> _Answer:
         try:

@@ -14,9 +14,6 @@ which --install takes from Debian where it may.
 import argparse
 import itertools
 import json
-import os
-import shutil
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -24,12 +21,10 @@ from pathlib import Path
 import loading_data
 from loading_job import Job
 from loading_tables import Results, limits_table, loaders_table, stages_table, targets_table
+from peers import ROOT, Peers, reason, run_script
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 SIZES = [127, 256]
 WORKERS = [1, 2]
-LIMIT_SECONDS = 600  # of one measurement: FFCV compiles first
 
 # What each peer is installed as; the others come with them.
 PACKAGES = {
@@ -48,107 +43,37 @@ PEERS = list(dict.fromkeys(itertools.chain(*PACKAGES.values())))
 FORMATS = {"streaming": "mds", "litdata": "litdata", "ffcv": "ffcv"}
 
 
-class Peers:
-    """The peers' environment, and why some of them are skipped."""
-
-    def __init__(self, home: Path) -> None:
-        self.python = home / "peers" / "bin" / "python"
-        self._reasons = home / "skipped.json"
-        self.skipped: dict[str, str] = {}
-        if self._reasons.exists():
-            self.skipped = json.loads(self._reasons.read_text())
-        elif not self.python.exists():
-            self.skipped = dict.fromkeys(PEERS, "not installed: run with --install")
-
-    def install(self) -> None:
-        """Install each peer; torch and what else is here already is used from here."""
-        import site
-
-        import torch
-
-        subprocess.run([sys.executable, "-m", "venv", self.python.parents[1]], check=True)
-        code = "import site; print(site.getsitepackages()[0])"
-        packages = Path(subprocess.check_output([self.python, "-c", code], text=True).strip())
-        (packages / "ours.pth").write_text("\n".join(site.getsitepackages()) + "\n")
-        constraint = self.python.parents[1] / "constraint.txt"
-        constraint.write_text(f"torch=={torch.__version__}\n")
-        self.skipped = {}
-        if shutil.which("apt-get") and os.geteuid() == 0:
-            apt = ["apt-get", "install", "-y", "--no-install-recommends"]
-            subprocess.run([*apt, *SYSTEM_PACKAGES], capture_output=True)  # FFCV's build will tell
-        for package, loaders in PACKAGES.items():
-            print(f"installing {package}", flush=True)
-            pip = [
-                self.python,
-                "-m",
-                "pip",
-                "install",
-                "--prefer-binary",
-                "-c",
-                constraint,
-                package,
-            ]
-            done = subprocess.run(pip, capture_output=True, text=True)
-            if done.returncode:
-                self.skipped |= dict.fromkeys(loaders, f"pip install {package}: {_reason(done)}")
-        self._reasons.write_text(json.dumps(self.skipped, indent=2))
-
-    def write_formats(self, folder: Path) -> None:
-        """Give a data set the peers' formats, once."""
-        for loader, name in FORMATS.items():
-            done = folder / f"{name}.done"
-            if loader in self.skipped or done.exists():
-                continue
-            print(f"writing {folder.name} for {loader}", flush=True)
-            result = _python(self.python, "loading_data.py", name, folder)
-            if result.returncode:
-                self.skipped[loader] = f"writing {name}: {_reason(result)}"
-            else:
-                done.touch()
-
-
-def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """The last line that a failed command wrote, but for pip's hints."""
-    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("hint:", "note:", "[notice]"))]
-    return (said or ["it failed without a word"])[-1][:200]
-
-
-def _python(python: Path | str, *command: object) -> subprocess.CompletedProcess[str]:
-    """Run a script beside this one with an interpreter; what it says is kept."""
-    paths = os.pathsep.join([str(ROOT), str(HERE)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    arguments = [str(python), "-W", "ignore", *map(str, command)]
-    try:
-        return subprocess.run(
-            arguments,
-            cwd=HERE,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(arguments, 1, "", f"no end after {LIMIT_SECONDS} s")
+def write_formats(peers: Peers, folder: Path) -> None:
+    """Give a data set the peers' formats, once."""
+    for loader, name in FORMATS.items():
+        done = folder / f"{name}.done"
+        if loader in peers.skipped or done.exists():
+            continue
+        print(f"writing {folder.name} for {loader}", flush=True)
+        result = run_script(peers.python, "loading_data.py", name, folder)
+        if result.returncode:
+            peers.skipped[loader] = f"writing {name}: {reason(result)}"
+        else:
+            done.touch()
 
 
 def measure(job: Job, peers: Peers, seconds: float) -> dict[str, float] | None:
     """One measurement; None, and the reason kept, where it failed."""
     python = sys.executable if job.loader in OURS else peers.python
-    done = _python(python, "loading_worker.py", *job, seconds)
+    done = run_script(python, "loading_worker.py", *job, seconds)
     if done.returncode and job.loader in OURS:
         raise SystemExit(f"{job.loader}: {done.stderr}")
     if done.returncode:
-        peers.skipped[job.loader] = _reason(done)
+        peers.skipped[job.loader] = reason(done)
         return None
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def ask(script: str, *question: object) -> dict[str, float]:
     """What a script of ours answers, in a process of its own."""
-    done = _python(sys.executable, script, *question)
+    done = run_script(sys.executable, script, *question)
     if done.returncode:
-        raise SystemExit(f"{script} {question}: {_reason(done)}")
+        raise SystemExit(f"{script} {question}: {reason(done)}")
     return json.loads(done.stdout)
 
 
@@ -208,22 +133,21 @@ def main() -> None:
     """Prepare, measure, print."""
     options = parsed()
     home = options.home.resolve()
-    peers = Peers(home)
+    peers = Peers(home, PACKAGES)
     if options.install:
-        peers.install()
-        print(json.dumps(peers.skipped, indent=2) if peers.skipped else "all peers are installed")
+        peers.install(SYSTEM_PACKAGES)
         return
     sys.path.insert(0, str(ROOT))
     folders = [home / "data" / name for name in options.data]
     for folder in folders:
         loading_data.make(options.photos, folder, folder.name == "enlarged", SIZES)
         if not options.only or set(options.only) & set(FORMATS):
-            peers.write_formats(folder)
+            write_formats(peers, folder)
     results = run(options, peers, folders)
     extra = only_ours(results, folders, options.sizes)
     print(targets_table(results, extra))
-    for name, reason in peers.skipped.items():
-        print(f"skipped {name}: {reason}")
+    for name, why in peers.skipped.items():
+        print(f"skipped {name}: {why}")
 
 
 if __name__ == "__main__":

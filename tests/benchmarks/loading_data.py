@@ -17,6 +17,14 @@ QUALITY = 90
 
 def make(photos: Path, folder: Path, enlarge: bool, sizes: list[int]) -> None:
     """Fill a folder with 2,000 of the photographs and with our shards of them, once."""
+    make_pictures(photos, folder, enlarge)
+    packed(folder, "shards")
+    for size in sizes if enlarge else []:
+        packed(folder, f"stored-{size}", "--size", str(stored_size(size)))
+
+
+def make_pictures(photos: Path, folder: Path, enlarge: bool) -> None:
+    """2,000 of the photographs in pictures/, once."""
     if not (folder / "pictures").is_dir():
         files = sorted(photos.rglob("*.jpg"))
         chosen = files[:: max(1, len(files) // PICTURES)][:PICTURES]
@@ -27,9 +35,6 @@ def make(photos: Path, folder: Path, enlarge: bool, sizes: list[int]) -> None:
             target = unfinished / f"{number:05}.jpg"
             enlarged(file, target) if enlarge else shutil.copyfile(file, target)
         unfinished.rename(folder / "pictures")
-    packed(folder, "shards")
-    for size in sizes if enlarge else []:
-        packed(folder, f"stored-{size}", "--size", str(stored_size(size)))
 
 
 def enlarged(file: Path, target: Path) -> None:

@@ -13,8 +13,9 @@ from dvae.data.batches import Bad, Loader, Pictures
 from dvae.data.manifest import find_split, write_shard_manifest
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
+from shards.place import Place
 from shards.tar import BLOCK
-from shards.writer import Sample, ShardWriter
+from shards.writer import ShardWriter, sample_of
 
 SIZE = 16  # pixels of a batch's pictures
 # Bits whose flip leaves a header's checksum the same number: a leading "0" and the two at its end.
@@ -35,11 +36,15 @@ def picture(number: int) -> bytes:
 def make_shards(folder: Path, shards: int = 3, samples: int = 4, split: str = "train") -> Path:
     """`shards` tars of `samples` samples each, with indexes and a manifest, as the packer writes."""
     folder.mkdir(parents=True, exist_ok=True)
-    with ShardWriter(folder, split, samples * 5 * BLOCK + 2 * BLOCK) as writer:
+    full = []
+    with ShardWriter(Place(folder), split, samples * 5 * BLOCK + 2 * BLOCK) as writer:
         for number in range(shards * samples):
-            writer.write(Sample(picture(number), "jpg", {"label": f"dog {number}"}))
-    assert [shard.samples for shard in writer.shards] == [samples] * shards
-    write_shard_manifest(folder, {split: writer.shards}, {})
+            sample = sample_of(picture(number), "jpg", {"label": f"dog {number}"})
+            full.append(writer.write(sample))
+        full.append(writer.close())
+    made = [finish() for finish in full if finish]
+    assert [shard.samples for shard in made] == [samples] * shards
+    write_shard_manifest(folder, {split: made}, {})
     return folder
 
 
