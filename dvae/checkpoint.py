@@ -46,6 +46,9 @@ class State:
     loss_scale: dict[str, Any] | None = None  # of fp16
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
     measured: int | None = None  # the step of that evaluation
+    losses: list[float] = field(default_factory=list)  # of the last steps, nats per image
+    norms: list[float] = field(default_factory=list)  # of their gradients
+    rolled_back: int | None = None  # to the checkpoint of this step, last
     version: str = __version__
     torch: str = torch.__version__
 

@@ -23,7 +23,7 @@ from dvae.config import Config
 from dvae.data.batches import Batch
 from dvae.errors import exit_code_of
 from dvae.files import locked
-from dvae.guard import count_good, leave_out
+from dvae.guard import count_good, is_odd, leave_out, note_good, what_is_wrong
 from dvae.latents import keyed_normal
 from dvae.losses import kl_weight, loss_terms
 from dvae.milestones import finish, measure, save
@@ -52,7 +52,7 @@ class Totals(NamedTuple):
     nll: float  # nats
     kl: float
     kl_paid: float  # with free bits
-    broken: float  # processes whose gradient isn't finite
+    broken: float  # processes whose gradient isn't finite, or is a spike
     stop: float  # processes that were asked to stop
 
 
@@ -131,11 +131,14 @@ def loop(run: Run, request: StopRequest) -> None:
             grad_norm = clip(run)
             totals = add_up(run, sums, grad_norm, request)
 
-            if count and is_finite(run, totals):
+            loss = (totals.nll + beta * totals.kl_paid) / max(count, 1)  # nats per image
+            wrong = what_is_wrong(run, loss, totals.broken)
+            if count and not wrong:
                 run.optimizer.step()
                 follow(run, totals, count)
+                note_good(state, loss, grad_norm)
             else:
-                leave_out(run, batch, count)
+                leave_out(run, batch, count, wrong)
             run.optimizer.zero_grad()
             state.step += 1
             run.saver.check()
@@ -195,14 +198,8 @@ def clip(run: Run) -> float:
 
 def add_up(run: Run, sums: Tensor, grad_norm: float, request: StopRequest) -> Totals:
     """The sums over all processes, and what all of them must decide alike."""
-    flags = as_tensor(run, [float(not math.isfinite(grad_norm)), float(request.signal > 0)])
+    flags = as_tensor(run, [float(is_odd(run, grad_norm)), float(request.signal > 0)])
     return Totals(*run.accelerator.reduce(torch.cat([sums, flags]), "sum").tolist())
-
-
-def is_finite(run: Run, totals: Totals) -> bool:
-    """Whether the optimizer may move; with fp16 an overflowing gradient is the loss scaler's affair."""
-    broken = totals.broken and run.accelerator.scaler is None
-    return not broken and math.isfinite(totals.nll + totals.kl)
 
 
 def follow(run: Run, totals: Totals, count: float) -> None:
