@@ -26,8 +26,23 @@ from dvae.tensors import mismatches, read_tensors, write_tensors
 
 STATE = "state.json"
 NETWORK, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
+RIVAL, RIVAL_OPTIMIZER = "discriminator.safetensors", "discriminator_optimizer.safetensors"
+Learner = tuple[nn.Module, torch.optim.Optimizer]
 NAME = re.compile(r"step-(\d{8,})")
 Parts = dict[str, dict[str, Tensor]]  # file name -> tensors
+
+
+@dataclass
+class Standing:
+    """How the game against the discriminator stands (`dvae.adversarial`)."""
+
+    steps: int = 0  # of the discriminator
+    balance: float = 0.0  # of the gradients; 0: not measured yet
+    loss: float = 0.0  # of the discriminator, a running mean
+    real: float = 0.0  # running means of its logits
+    fake: float = 0.0
+    won: int = 0  # steps in a row at which it had won
+    skipped: int = 0  # its steps that were not finite
 
 
 @dataclass
@@ -49,6 +64,8 @@ class State:
     losses: list[float] = field(default_factory=list)  # of the last steps, nats per image
     norms: list[float] = field(default_factory=list)  # of their gradients
     rolled_back: int | None = None  # to the checkpoint of this step, last
+    standing: Standing = field(default_factory=Standing)
+    good_step: int | None = None  # the last checkpoint at which the discriminator hadn't won
     version: str = __version__
     torch: str = torch.__version__
 
@@ -117,16 +134,18 @@ class Checkpoints:
         for step in reversed(found):
             if len(last) < self.keep and self._is_whole(step, found[step]):
                 last.append(step)
-        kept = {*last, state.best_step}
+        kept = {*last, state.best_step, state.good_step}
         if self.keep_every:
             kept |= {step for step in found if step % self.keep_every == 0}
         for step, path in found.items():
             if step not in kept and self._is_whole(step, path):
-                doomed = path.with_name(f"{TEMPORARY}{path.name}")
-                path.rename(doomed)  # never half a checkpoint under its name
-                failpoint("doomed")
-                shutil.rmtree(doomed, ignore_errors=True)
-                failpoint("pruned")
+                _remove(path)
+
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints later than a step."""
+        for found, path in self.names().items():
+            if found > step:
+                _remove(path)
 
     def _is_whole(self, step: int, path: Path) -> bool:
         """Whether a checkpoint was whole when this process first looked."""
@@ -135,11 +154,27 @@ class Checkpoints:
         return self._whole[step]
 
 
-def snapshot(model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer) -> Parts:
+def _remove(path: Path) -> None:
+    doomed = path.with_name(f"{TEMPORARY}{path.name}")
+    path.rename(doomed)  # never half a checkpoint under its name
+    failpoint("doomed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    failpoint("pruned")
+
+
+def snapshot(
+    model: nn.Module,
+    ema: Ema | None,
+    optimizer: torch.optim.Optimizer,
+    rival: Learner | None = None,
+) -> Parts:
     """A copy of everything in host memory: the network goes on changing while it is written."""
     parts = {NETWORK: model.state_dict(), OPTIMIZER: optimizer_tensors(model, optimizer)}
     if ema:
         parts[AVERAGE] = ema.model.state_dict()
+    if rival:
+        parts[RIVAL] = rival[0].state_dict()
+        parts[RIVAL_OPTIMIZER] = optimizer_tensors(*rival)
     return {
         part: {name: _on_host(tensor) for name, tensor in tensors.items()}
         for part, tensors in parts.items()
@@ -152,9 +187,13 @@ def _on_host(tensor: Tensor) -> Tensor:
 
 
 def restore(
-    path: Path, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
+    path: Path,
+    model: nn.Module,
+    ema: Ema | None,
+    optimizer: torch.optim.Optimizer,
+    rival: Learner | None = None,
 ) -> State:
-    """Load a checkpoint into a network, its average and its optimizer.
+    """Load a checkpoint into a network, its average, its optimizer, and the discriminator's.
 
     Raises:
         CheckpointError: it belongs to another network.
@@ -163,6 +202,9 @@ def restore(
     if ema:
         _load(path / AVERAGE, ema.model)
     load_optimizer_tensors(model, optimizer, read_tensors(path / OPTIMIZER))
+    if rival:
+        _load(path / RIVAL, rival[0])
+        load_optimizer_tensors(*rival, read_tensors(path / RIVAL_OPTIMIZER))
     return read_state(path)
 
 
@@ -173,8 +215,9 @@ def read_state(path: Path) -> State:
         CheckpointError: they are missing, or not of this version.
     """
     try:
-        return State(**json.loads((path / STATE).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        value = json.loads((path / STATE).read_text())
+        return State(**value | {"standing": Standing(**value.get("standing", {}))})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / STATE} is not a state of this version: {error}") from None
 
 

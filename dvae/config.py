@@ -162,6 +162,28 @@ class LossConfig(Part):
     warmup_steps: Count = 0  # of "linear"
     cycle_steps: Positive = 1000  # of "cyclical"
     free_bits: float = Field(0.0, ge=0)  # nats a dimension that cost nothing
+    perceptual: float = Field(0.0, ge=0)  # nats for each number of a picture, at distance 1
+    perceptual_network: Literal["effnet_lite0", "vgg16"] = "effnet_lite0"
+
+
+class AdversarialConfig(Part):
+    """The discriminator and its game; see `dvae.adversarial`."""
+
+    weight: float = Field(0.0, ge=0)  # 0: there is none
+    adaptive: bool = True  # weigh it by the gradients' lengths
+    loss: Literal["hinge", "relativistic"] = "hinge"
+    start: float = Field(0.2, ge=0, lt=1)  # share of the steps before it is let into the generator
+    ramp: float = Field(0.1, ge=0, le=1)  # share of the steps until it has its whole weight
+    channels: Channels = 64  # of the discriminator's first layer
+    layers: int = Field(3, ge=1, le=8)  # of its layers halve the size
+    norm: Literal["spectral", "group", "none"] = "spectral"
+    learning_rate: float = Field(1e-4, gt=0)  # at the peak of the generator's schedule
+    r1: float = Field(0.0, ge=0)  # penalty on its gradient at pictures
+    r2: float = Field(0.0, ge=0)  # … at reconstructions
+    penalty_every: Positive = 16  # steps
+    lecam: float = Field(0.0, ge=0)  # penalty on logits that leave the running mean
+    augment: bool = False  # DiffAugment, for some thousands of pictures
+    patience: Count = 1000  # steps that it may win before the run stops; 0: for ever
 
 
 class OptimConfig(Part):
@@ -186,6 +208,8 @@ class TrainConfig(Part):
     """The run of the loop."""
 
     steps: Positive
+    start: str = ""  # weights to begin from: a run, a weights folder, diffusers' or a Hub id
+    decoder_only: bool = False  # the encoder stays as it began
     global_batch_size: Positive  # over all processes and micro-batches
     micro_batch_size: Count = Field(0, json_schema_extra=FREE)  # 0: a process's share at once
     seed: int = Field(0, ge=0, lt=2**63)
@@ -200,6 +224,15 @@ class TrainConfig(Part):
     keep: Positive = Field(2, json_schema_extra=FREE)  # checkpoints, besides the best
     keep_every: Count = Field(0, json_schema_extra=FREE)  # those of every so many steps; 0: none
     async_save: bool = Field(True, json_schema_extra=FREE)  # train on while a checkpoint is written
+
+    @model_validator(mode="after")
+    def _check_start(self) -> "TrainConfig":
+        if self.decoder_only and not self.start:
+            raise ValueError(
+                "decoder_only=true would leave a random encoder as it is: set train.start to a run "
+                "or weights folder whose encoder it shall keep"
+            )
+        return self
 
 
 class EvalConfig(Part):
@@ -223,6 +256,7 @@ class Config(Part):
     model: ModelConfig
     data: DataConfig
     loss: LossConfig = LossConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig
     eval: EvalConfig = EvalConfig()

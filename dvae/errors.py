@@ -35,6 +35,12 @@ class ResourceError(UserError):
     exit_code = 6
 
 
+class DiscriminatorWonError(UserError):
+    """The discriminator won for longer than the recipe allows (exit code 5)."""
+
+    exit_code = 5
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

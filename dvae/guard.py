@@ -1,4 +1,4 @@
-"""What may not reach the weights: bad samples, and what isn't finite or is a spike."""
+"""What may not reach the weights: bad samples, what isn't finite or is a spike, a lost game."""
 
 import json
 import math
@@ -6,8 +6,10 @@ from statistics import median
 
 from dvae.checkpoint import State, read_state, restore
 from dvae.data.batches import Batch
-from dvae.errors import DataError, NonFiniteError
+from dvae.errors import DataError, DiscriminatorWonError, NonFiniteError
+from dvae.find import load
 from dvae.session import BAD_SAMPLES, Run, as_tensor, say
+from dvae.weights import export
 
 REPORT = "guard.jsonl"  # in the run's folder: every step that wasn't taken
 USUAL = 5  # good steps that a spike is measured by
@@ -135,7 +137,39 @@ def _roll_back(run: Run) -> bool:
     path, _ = run.checkpoints.newest()
     if path is None or read_state(path).step == run.state.rolled_back:
         return False
-    before = restore(path, run.bare, run.ema, run.optimizer)
+    before = restore(path, run.bare, run.ema, run.optimizer, run.judges.rival)
     run.state.mean_error, run.state.rolled_back = before.mean_error, before.step
     run.state.losses, run.state.norms = before.losses, before.norms
+    run.state.standing = before.standing
+    if run.judges.adversary:
+        run.judges.adversary.standing = before.standing
     return True
+
+
+def check_game(run: Run) -> None:
+    """Stop where the discriminator has won for too long, and fall back to the last good checkpoint.
+
+    Raises:
+        DiscriminatorWonError: it has; the weights folder is that checkpoint's, later ones are gone.
+    """
+    config, state, adversary = run.config, run.state, run.judges.adversary
+    if adversary is None or not adversary.has_won():
+        return
+    run.saver.wait()
+    good = run.checkpoints.names().get(state.good_step or 0)
+    if good and run.accelerator.is_main_process:
+        weights = load(str(good))
+        export(config.folder / "weights", weights.model, weights.about)
+        run.checkpoints.remove_after(weights.about.step)
+    run.accelerator.wait_for_everyone()
+    raise DiscriminatorWonError(
+        f"the discriminator told pictures from reconstructions at will for {state.standing.won} steps, "
+        f"to step {state.step}: adversarial.patience={config.adversarial.patience} allows no more. "
+        + (
+            f"weights/ and the last checkpoint are those of step {state.good_step}: "
+            if good
+            else ""
+        )
+        + f"begin another run.name from it (train.start={config.folder}) with a slower discriminator: "
+        "a lower adversarial.learning_rate, adversarial.r1=1 or adversarial.augment=true"
+    )

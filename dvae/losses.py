@@ -2,6 +2,11 @@
 
 Pixels are counted in grey levels of 255 (a network's [-1, 1] times 127.5), so that the sum of the
 negative log-likelihood and the KL, over D log 2, is bits/dim of the 8-bit picture.
+
+The terms of `dvae.judges` have the same unit: weight * D * distance, D = 3 H W. To convert others' weights:
+mean |x - y| + w LPIPS + v KL, with x in [-1, 1], KL summed, and the mean over D, is ours over D * 127.5 / b
+with likelihood=laplace, scale=b grey levels, perceptual = w * 127.5 / b and beta = v * D * 127.5 / b. Latent
+diffusion sums over D instead: its kl_weight=1e-6 is scale=127.5, perceptual=1, beta=1e-6.
 """
 
 import math

@@ -66,9 +66,11 @@ def save(run: Run) -> None:
         return
     if run.accelerator.scaler is not None:
         run.state.loss_scale = run.accelerator.scaler.state_dict()
+    if not run.state.standing.won:
+        run.state.good_step = run.state.step
     state = copy.deepcopy(run.state)
     about = describe(run)
-    parts = snapshot(run.bare, run.ema, run.optimizer)
+    parts = snapshot(run.bare, run.ema, run.optimizer, run.judges.rival)
 
     def write() -> None:
         note_data(state, run.streams.sources, run.checkpoints.folder)

@@ -10,8 +10,9 @@ from dvae.config import OptimConfig
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Adam or AdamW; biases, norms and other vectors don't decay."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in learning if p.ndim > 1]
+    vectors = [p for p in learning if p.ndim <= 1]
     decay = config.weight_decay if config.name == "adamw" else 0.0
     groups = [
         {"params": matrices, "weight_decay": decay},

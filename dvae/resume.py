@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from dvae.checkpoint import Checkpoints, State, restore
+from dvae.checkpoint import Checkpoints, Learner, State, restore
 from dvae.data.changes import data_differences
 from dvae.data.manifest import Shard
 from dvae.ema import Ema
@@ -26,6 +26,7 @@ def resume(
     model: nn.Module,
     ema: Ema | None,
     optimizer: torch.optim.Optimizer,
+    rival: Learner | None,
     is_main: bool,
 ) -> State:
     """The state of the newest whole checkpoint, loaded; a new one where there is none."""
@@ -37,7 +38,7 @@ def resume(
         if passed:
             raise CheckpointError("; ".join(passed) + ": none is left; choose another run.name")
         return State()
-    state = restore(path, model, ema, optimizer)
+    state = restore(path, model, ema, optimizer, rival)
     checkpoints.last = state.step
     return state
 

@@ -14,6 +14,8 @@ from dvae.config import Config
 from dvae.ema import Ema
 from dvae.errors import UserError
 from dvae.files import remove_unfinished, write_bytes
+from dvae.find import load
+from dvae.judges import Judges, make_judges
 from dvae.losses import current_scale
 from dvae.metrics import exact_dtype
 from dvae.models.blocks import LatentModel
@@ -25,6 +27,7 @@ from dvae.recipe import differences, parse_config, read_toml, to_toml
 from dvae.resume import resume, settle_data
 from dvae.saver import Saver
 from dvae.streams import Streams
+from dvae.weights import mismatches
 
 PEER_TIMEOUT = timedelta(minutes=10)  # a process that waits longer for the others ends
 FIXED_PICTURES = 8  # of the reconstruction grid
@@ -46,6 +49,7 @@ class Run:
     saver: Saver
     monitor: Monitor
     state: State
+    judges: Judges
     fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
 
     @property
@@ -122,12 +126,19 @@ def set_up(
         bare.double()
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     bare.to(accelerator.device).to(memory_format=layout)  # type: ignore[call-overload]
-    optimizer = make_optimizer(bare, config.optim)
-    ema = Ema(bare, config.optim.ema) if config.optim.ema else None
     checkpoints = Checkpoints(
         config.folder / "checkpoints", config.train.keep, config.train.keep_every
     )
-    state = resume(checkpoints, bare, ema, optimizer, accelerator.is_main_process)
+    if config.train.start and not checkpoints.names():
+        begin_from(config.train.start, bare)
+    if config.train.decoder_only:
+        bare.freeze_encoder()
+    optimizer = make_optimizer(bare, config.optim)
+    ema = Ema(bare, config.optim.ema) if config.optim.ema else None
+    judges = make_judges(config, accelerator, next(bare.parameters()).dtype)
+    state = resume(checkpoints, bare, ema, optimizer, judges.rival, accelerator.is_main_process)
+    if judges.adversary:
+        judges.adversary.standing = state.standing
     settle_data(state, streams.sources, checkpoints.folder, accept_new_data)
     model, wrapped = accelerator.prepare(bare, optimizer)
     if state.loss_scale and accelerator.scaler is not None:
@@ -140,21 +151,36 @@ def set_up(
     monitor = Monitor(folder, state.step, accelerator.is_main_process)
     if state.step == 0:
         monitor.text(to_toml(config), dataclasses.asdict(state), 0)
-    saver = Saver(config.train.async_save)
     return Run(
-        config,
-        accelerator,
-        streams,
-        model,
-        bare,
-        wrapped,
-        ema,
-        checkpoints,
-        saver,
-        monitor,
-        state,
-        fixed,
+        config=config,
+        accelerator=accelerator,
+        streams=streams,
+        model=model,
+        bare=bare,
+        optimizer=wrapped,
+        ema=ema,
+        checkpoints=checkpoints,
+        saver=Saver(config.train.async_save),
+        monitor=monitor,
+        state=state,
+        judges=judges,
+        fixed=fixed,
     )
+
+
+def begin_from(source: str, bare: LatentModel) -> None:
+    """Give a new run's network the weights that `train.start` names.
+
+    Raises:
+        UserError: they are of another network.
+    """
+    tensors = load(source).model.state_dict()
+    problems = mismatches(tensors, bare.state_dict())
+    if problems:
+        raise UserError(
+            f"train.start={source} is of another network: {problems}: give the recipe its [model]"
+        )
+    bare.load_state_dict(tensors)
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

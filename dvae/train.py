@@ -23,7 +23,7 @@ from dvae.config import Config
 from dvae.data.batches import Batch
 from dvae.errors import exit_code_of
 from dvae.files import locked
-from dvae.guard import count_good, is_odd, leave_out, note_good, what_is_wrong
+from dvae.guard import check_game, count_good, is_odd, leave_out, note_good, what_is_wrong
 from dvae.latents import keyed_normal
 from dvae.losses import kl_weight, loss_terms
 from dvae.milestones import finish, measure, save
@@ -52,6 +52,8 @@ class Totals(NamedTuple):
     nll: float  # nats
     kl: float
     kl_paid: float  # with free bits
+    perceptual: float  # weighted, nats
+    adversarial: float  # weighted, nats
     broken: float  # processes whose gradient isn't finite, or is a spike
     stop: float  # processes that were asked to stop
 
@@ -131,16 +133,18 @@ def loop(run: Run, request: StopRequest) -> None:
             grad_norm = clip(run)
             totals = add_up(run, sums, grad_norm, request)
 
-            loss = (totals.nll + beta * totals.kl_paid) / max(count, 1)  # nats per image
+            paid = totals.nll + beta * totals.kl_paid + sum(totals[4:6])
+            loss = paid / max(count, 1)  # nats per image
             wrong = what_is_wrong(run, loss, totals.broken)
             if count and not wrong:
                 run.optimizer.step()
-                follow(run, totals, count)
+                follow(run, totals, count, rate)
                 note_good(state, loss, grad_norm)
             else:
                 leave_out(run, batch, count, wrong)
             run.optimizer.zero_grad()
             state.step += 1
+            check_game(run)
             run.saver.check()
 
             bar.update()
@@ -162,12 +166,13 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
     """Gradients of the mean loss of the global batch, in nats per number of a picture.
 
     Returns:
-        This process's sums of error, nll, kl and paid kl: (4,) float64.
+        This process's sums of the first six of `Totals`: (6,) float64.
     """
     config, accelerator = run.config, run.accelerator
     device, dtype = accelerator.device, next(run.bare.parameters()).dtype
+    run.judges.begin()
     size, seed = config.train.micro_batch_size or len(batch.ids), config.train.seed
-    sums = as_tensor(run, [0.0] * 4)
+    sums = as_tensor(run, [0.0] * 6)
     if not count:  # of all processes: none of them goes through the network
         return sums
     if has_batch_statistics(run.bare):  # which bad pictures would spoil
@@ -181,12 +186,15 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
         with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
             output = run.model(images, noise)
             terms = loss_terms(output, images, config.loss, run.scale)
-            losses = (terms.nll + beta * terms.kl_paid) * weights
+            judged = run.judges.terms(
+                output.reconstruction, images, terms.nll, micro, count, run.state.step
+            )
+            losses = (terms.nll + beta * terms.kl_paid + judged.sum(1)) * weights
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
             mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
             accelerator.backward(mean)
-        each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid], dim=1).detach()
-        sums += (each.to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
+        each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid, *judged.mT], dim=1)
+        sums += (each.detach().to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
     return sums
 
 
@@ -202,11 +210,13 @@ def add_up(run: Run, sums: Tensor, grad_norm: float, request: StopRequest) -> To
     return Totals(*run.accelerator.reduce(torch.cat([sums, flags]), "sum").tolist())
 
 
-def follow(run: Run, totals: Totals, count: float) -> None:
+def follow(run: Run, totals: Totals, count: float, rate: float) -> None:
     """What follows the weights: their average, and the error that the optimal scale is taken from."""
     state = run.state
     if run.ema:
         run.ema.update(run.bare, state.step)
+    if run.judges.adversary:
+        run.judges.adversary.step(rate / run.config.optim.learning_rate)
     error = totals.error / (count * run.config.dims)
     keep = min(SCALE_DECAY, (1 + state.step) / (10 + state.step))
     before = error if state.mean_error is None else state.mean_error
@@ -216,12 +226,15 @@ def follow(run: Run, totals: Totals, count: float) -> None:
 def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
     """Write a step's loss and its terms, in nats per image."""
     values = {
-        "loss": (totals.nll + also["beta"] * totals.kl_paid) / count,
+        "loss": (totals.nll + also["beta"] * totals.kl_paid + sum(totals[4:6])) / count,
         "nll": totals.nll / count,
         "kl": totals.kl / count,
         "sigma": run.scale,
         "bad_samples": float(run.state.bad_samples),
     }
+    values |= run.judges.figures(
+        totals.perceptual / count, totals.adversarial / count, run.state.step
+    )
     if run.bare.is_variational:
         values["bits_per_dim"] = bits_per_dim(run.config, totals, count)
     run.monitor.scalars(values | also, run.state.step)

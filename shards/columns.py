@@ -14,6 +14,7 @@ packed in shuffled order, so large row groups make packing slow; the last few ar
 import bisect
 import functools
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -76,7 +77,14 @@ def find_columns(folder: Path) -> tuple[Path, ...]:
         arrow = [p for depth in ("", "*/") for p in folder.glob(f"{depth}data-*.arrow")]
         if arrow:
             return tuple(sorted(arrow))
-    return tuple(sorted(p for depth in ("", "data/") for p in folder.glob(f"{depth}*.parquet")))
+    return tuple(sorted(p for place in (folder, folder / "data") for p in _parquets(place)))
+
+
+def _parquets(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:  # `glob` holds all of them, and there may be millions
+        return [Path(entry.path) for entry in entries if entry.name.endswith(".parquet")]
 
 
 class _Table:

@@ -123,10 +123,16 @@ def _tars(path: Path) -> tuple[Path, ...]:
         return (path,)
     if not path.is_dir():
         return ()
-    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-    if any(entry.is_dir() or has_picture_name(bytes(entry)) for entry in entries):
-        return ()
-    return tuple(sorted(entry for entry in entries if entry.suffix == ".tar" and entry.is_file()))
+    tars = []
+    with os.scandir(path) as entries:  # not as a list: there may be millions
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir() or has_picture_name(os.fsencode(entry.name)):
+                return ()
+            if entry.name.endswith(".tar") and entry.is_file():
+                tars.append(Path(entry.path))
+    return tuple(sorted(tars))
 
 
 def _tree(path: Path, tars: tuple[Path, ...]) -> Tree:

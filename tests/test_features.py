@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from dvae.errors import UserError
-from dvae.features import effnet_lite0
+from dvae.features import effnet_lite0, inception, vgg16
 from dvae.features.distance import map_distance
 from dvae.features.effnet_lite0 import load_effnet_lite0
 from dvae.features.files import find_weights, load_checked
@@ -123,3 +123,56 @@ def test_the_distance_has_a_gradient_where_a_map_is_all_zero():
     zeros = torch.zeros(1, 4, 2, 2, requires_grad=True)
     map_distance([zeros], [torch.ones(1, 4, 2, 2)]).sum().backward()
     assert torch.isfinite(zeros.grad).all()
+
+
+def published(monkeypatch, folder, module, network, more):
+    """Random weights under a published file's name, with their own digest."""
+    path = folder / (module.FILES[1] if hasattr(module, "FILES") else module.FILE)
+    torch.save(network.state_dict() | more, path)
+    monkeypatch.setattr(module, "DIGEST", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setenv("DVAE_WEIGHTS", str(folder))
+
+
+def test_lpips_is_its_equation_over_the_files_of_torchvision_and_lpips(tmp_path, monkeypatch):
+    """Also checked by hand against the package lpips 0.1.4, over the same random trunk: equal to 1e-4."""
+    torch.manual_seed(0)
+    trunk = vgg16.VGG16().requires_grad_(False).features
+    named = torch.nn.ModuleDict({"features": trunk})
+    published(monkeypatch, tmp_path, vgg16, named, {"classifier.0.bias": torch.zeros(2)})
+    network = vgg16.load_vgg16()
+    assert not [name for name, p in network.named_parameters() if p.requires_grad]
+    assert [len(head) for head in network.heads] == [64, 128, 256, 512, 512]
+    a, b = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    shift, scale = (torch.tensor(v)[None, :, None, None] for v in (vgg16.SHIFT, vgg16.SCALE))
+    total, maps = 0.0, [(a - shift) / scale, (b - shift) / scale]
+    for number, layer in enumerate(trunk):
+        maps = [layer(h) for h in maps]
+        if number in (3, 8, 15, 22, 29):
+            head = network.heads[(3, 8, 15, 22, 29).index(number)][None, :, None, None]
+            unit = [functional.normalize(h, dim=1) for h in maps]
+            total += float(((unit[0] - unit[1]) ** 2 * head).sum(1).mean())
+    assert float(network.distance(a, b)) == pytest.approx(total, rel=1e-4)
+    assert float(network.distance(a, a)) == 0
+
+
+def test_inception_has_the_layers_and_size_of_the_published_file(tmp_path, monkeypatch):
+    """Numbers were checked by hand against torch-fidelity 0.4.0 over the same random weights: 1e-5."""
+    torch.manual_seed(0)
+    network = inception.Inception()
+    assert sum(p.numel() for p in network.parameters()) == 21_785_568
+    assert len(network.state_dict()) == 564
+    published(monkeypatch, tmp_path, inception, network, {"fc.bias": torch.zeros(1008)})
+    assert inception.load_inception().pooled(gradient()).shape == (1, 2048)
+
+
+def test_inception_s_pictures_are_resized_with_tensorflow_s_corners():
+    line = torch.tensor([0.0, 10.0, 20.0]).view(1, 1, 1, 3)
+    assert inception.resized(line, 6)[0, 0, 0].tolist() == [0, 5, 10, 15, 20, 20]
+
+
+@pytest.mark.parametrize("load", [vgg16.load_vgg16, inception.load_inception])
+def test_weights_that_nobody_put_there_are_asked_for(load, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("DVAE_WEIGHTS", raising=False)
+    with pytest.raises(UserError, match="dvae downloads none: put the file into a folder"):
+        load()

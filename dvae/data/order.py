@@ -16,7 +16,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 CHUNK = 2**14  # indices permuted at a time: what fits a processor's cache
 
 # The purpose of a draw: equal seeds, epochs and ids give unrelated numbers for each of them.
-SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE, MIXTURE, SOURCE = range(9)
+SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE, MIXTURE, SOURCE, AUGMENT = range(10)
 
 
 def mix(x: np.ndarray) -> np.ndarray:

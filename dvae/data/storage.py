@@ -106,7 +106,7 @@ class LocalStore:
     def read(self, name: str, offset: int, size: int) -> bytes:
         """By one pread."""
         try:
-            opened = self._open(name)  # held while it is read: another thread may put it out
+            opened = self._open(name)  # held: another thread may put its own in its place
             data = os.pread(opened.descriptor, size, offset)
         except OSError as error:
             raise _failed(error, f"reading it failed: {error.strerror}") from None

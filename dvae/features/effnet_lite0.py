@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dvae.errors import UserError
+from dvae.features.distance import map_distance
 from dvae.features.files import load_checked
 
 NAME = "effnet_lite0"
@@ -108,6 +109,11 @@ class EffNetLite0(nn.Module):
         last = self.maps(images)[-1]
         with torch.autocast(images.device.type, enabled=False):
             return functional.relu6(self.head(last)).mean((2, 3))
+
+    def distance(self, images: Tensor, others: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] twice -> (B,), see `map_distance`; larger pictures keep their size."""
+        side = max(SIDE, images.shape[2])
+        return map_distance(self.maps(images, side), self.maps(others, side))
 
     def _input(self, images: Tensor, side: int) -> Tensor:
         images = images.to(self.stem.weight.dtype)
