@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-KILLS = os.environ.get("DVAE_TEST_KILLS", "10")
+KILLS = os.environ.get("DVAE_TEST_KILLS", "6")
 
 
 @pytest.mark.slow

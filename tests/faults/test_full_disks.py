@@ -109,6 +109,7 @@ TRAIN = [sys.executable, "-m", "dvae.train"]
 _SMALL_DISK = 'mount -t tmpfs -o size=$2 tmpfs "$1" && shift 2 || exit 99; "$@"; code=$?; '
 
 
+@pytest.mark.slow
 @needs_unshare
 def test_a_run_outlives_a_disk_that_is_full_for_tensorboard(recipe, tmp_path):
     folder = recipe.parent / "runs" / "tiny" / "tensorboard"
@@ -119,6 +120,7 @@ def test_a_run_outlives_a_disk_that_is_full_for_tensorboard(recipe, tmp_path):
     assert damage(recipe.parent / "runs" / "tiny" / "weights") is None
 
 
+@pytest.mark.slow
 @needs_unshare
 @pytest.mark.parametrize("background", ["true", "false"])
 def test_a_full_disk_ends_a_run_with_code_6_and_its_last_checkpoint_whole(
@@ -142,6 +144,7 @@ def test_a_full_disk_ends_a_run_with_code_6_and_its_last_checkpoint_whole(
     assert train(recipe, f"run.dir={kept}", *OVERRIDES, f"train.steps={last + 1}") == 0
 
 
+@pytest.mark.slow
 @needs_unshare
 @pytest.mark.parametrize("after", ["mount -o remount,ro tmpfs", "rm -r"], ids=["read-only", "gone"])
 def test_a_run_folder_that_is_taken_away_ends_the_run_in_words(recipe, after):
