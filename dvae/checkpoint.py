@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from dvae import __version__
-from dvae.ema import Ema
 from dvae.errors import CheckpointError, NonFiniteError
 from dvae.failpoint import failpoint
 from dvae.files import TEMPORARY, damage, whole_folder
@@ -29,7 +28,7 @@ NETWORK, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer
 RIVAL, RIVAL_OPTIMIZER = "discriminator.safetensors", "discriminator_optimizer.safetensors"
 Learner = tuple[nn.Module, torch.optim.Optimizer]
 NAME = re.compile(r"step-(\d{8,})")
-Parts = dict[str, dict[str, Tensor]]  # file name -> tensors
+Files = dict[str, dict[str, Tensor]]  # file name -> tensors
 
 
 @dataclass
@@ -53,6 +52,7 @@ class State:
     mean_error: float | None = None  # running, of one number of a picture: the optimal scale
     best_step: int | None = None
     best_loss: float | None = None  # nats per image, on the validation split
+    steering: float = 1.0  # what beta is multiplied by, to hold the rate
     bad_samples: int = 0  # in all processes
     data: str = ""  # digest of the shards that are trained on
     first_step: int = 0  # the step at which these data began
@@ -89,18 +89,22 @@ class Checkpoints:
                 found[int(match[1])] = path
         return dict(sorted(found.items()))
 
-    def save(self, state: State, parts: Parts) -> Path:
+    def save(self, state: State, files: Files) -> Path:
         """Write a checkpoint, read it again, then remove those that needn't be kept.
+
+        Args:
+            state: the counters.
+            files: the tensors of each file, whole and by the network's names.
 
         Raises:
             NonFiniteError: there is a number in it that isn't finite; nothing was written.
             CheckpointError: what was read back isn't what was written.
             OSError: it can't be written; those that were there still are.
         """
-        _check_finite(state, parts)
+        _check_finite(state, files)
         path = self.folder / f"step-{state.step:08d}"
         with whole_folder(path) as temporary:
-            for name, tensors in parts.items():
+            for name, tensors in files.items():
                 write_tensors(tensors, temporary / name)
                 failpoint(name)
             (temporary / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
@@ -162,50 +166,45 @@ def _remove(path: Path) -> None:
     failpoint("pruned")
 
 
-def snapshot(
-    model: nn.Module,
-    ema: Ema | None,
-    optimizer: torch.optim.Optimizer,
-    rival: Learner | None = None,
-) -> Parts:
+def on_host(files: Files) -> Files:
     """A copy of everything in host memory: the network goes on changing while it is written."""
-    parts = {NETWORK: model.state_dict(), OPTIMIZER: optimizer_tensors(model, optimizer)}
-    if ema:
-        parts[AVERAGE] = ema.model.state_dict()
-    if rival:
-        parts[RIVAL] = rival[0].state_dict()
-        parts[RIVAL_OPTIMIZER] = optimizer_tensors(*rival)
     return {
-        part: {name: _on_host(tensor) for name, tensor in tensors.items()}
-        for part, tensors in parts.items()
+        file: {name: _host_copy(tensor) for name, tensor in tensors.items()}
+        for file, tensors in files.items()
     }
 
 
-def _on_host(tensor: Tensor) -> Tensor:
+def _host_copy(tensor: Tensor) -> Tensor:
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)  # contiguous, whatever the layout was
     return copy.copy_(tensor.detach())
 
 
-def restore(
-    path: Path,
-    model: nn.Module,
-    ema: Ema | None,
-    optimizer: torch.optim.Optimizer,
-    rival: Learner | None = None,
-) -> State:
-    """Load a checkpoint into a network, its average, its optimizer, and the discriminator's.
+def read_network(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's file that are a whole network's.
 
     Raises:
-        CheckpointError: it belongs to another network.
+        CheckpointError: they are another network's.
     """
-    _load(path / NETWORK, model)
-    if ema:
-        _load(path / AVERAGE, ema.model)
-    load_optimizer_tensors(model, optimizer, read_tensors(path / OPTIMIZER))
-    if rival:
-        _load(path / RIVAL, rival[0])
-        load_optimizer_tensors(*rival, read_tensors(path / RIVAL_OPTIMIZER))
-    return read_state(path)
+    tensors = read_tensors(path)
+    problems = mismatches(tensors, model.state_dict())
+    if problems:
+        raise CheckpointError(f"{path} is of another network: {problems}")
+    return tensors
+
+
+def rival_files(rival: Learner) -> Files:
+    """What a checkpoint holds of the discriminator, which every process has whole."""
+    return {RIVAL: rival[0].state_dict(), RIVAL_OPTIMIZER: optimizer_tensors(*rival)}
+
+
+def restore_rival(path: Path, rival: Learner) -> None:
+    """Load the discriminator and its optimizer from a checkpoint.
+
+    Raises:
+        CheckpointError: it holds another one, or none.
+    """
+    rival[0].load_state_dict(read_network(path / RIVAL, rival[0]))
+    load_optimizer_tensors(*rival, read_tensors(path / RIVAL_OPTIMIZER))
 
 
 def read_state(path: Path) -> State:
@@ -221,19 +220,11 @@ def read_state(path: Path) -> State:
         raise CheckpointError(f"{path / STATE} is not a state of this version: {error}") from None
 
 
-def _check_finite(state: State, parts: Parts) -> None:
-    for part, tensors in parts.items():
+def _check_finite(state: State, files: Files) -> None:
+    for file, tensors in files.items():
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise NonFiniteError(
-                    f"{name} of {part} is not finite after step {state.step}: it isn't saved, and the "
+                    f"{name} of {file} is not finite after step {state.step}: it isn't saved, and the "
                     "last checkpoint is whole: lower optim.learning_rate under another run.name"
                 )
-
-
-def _load(path: Path, model: nn.Module) -> None:
-    tensors = read_tensors(path)
-    problems = mismatches(tensors, model.state_dict())
-    if problems:
-        raise CheckpointError(f"{path} is of another network: {problems}")
-    model.load_state_dict(tensors)

@@ -37,6 +37,16 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--temperature", type=_not_negative, default=1.0, help="of z; 1 samples the model itself"
     )
+    sample.add_argument(
+        "--prior",
+        choices=("fitted", "normal"),
+        default="fitted",
+        help="the fitted one, if any (default), or N(0, I)",
+    )
+    sample.add_argument("--label", help="that the fitted prior knows; all without it")
+    sample.add_argument(
+        "--guidance", type=_not_negative, default=1.0, help="towards the label; 1 as learnt"
+    )
     _add_sheet(sample, "samples.png")
 
     reconstruct = _add(commands, "reconstruct", _reconstruct, "pictures over their reconstructions")
@@ -54,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("shards", help="a folder of shards, local or remote")
     encode.add_argument("out", type=Path, help="a folder")
     encode.add_argument("--split", default="train")
+    encode.add_argument("--mirror", action="store_true", help="also of each picture mirrored")
+
+    fit = _add(commands, "fit-prior", _fit_prior, "fit a prior to the training split's latents")
+    fit.add_argument("shards", help="that the weights were trained on, or what encode wrote")
+    fit.add_argument("--kind", choices=("gaussian", "mixture", "flow"), default="flow")
+    fit.add_argument("--set", nargs="+", default=[], metavar="key=value", help="as steps=2000")
+    fit.add_argument("--split", default="train")
 
     export = _add(commands, "export", _export, "write a klvae as diffusers' AutoencoderKL")
     export.add_argument("out", type=Path, help="a new folder")
@@ -62,7 +79,26 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("shards", help="a folder of shards, local or remote")
     evaluate.add_argument("--split", default="val")
     evaluate.add_argument("--images", type=_positive, default=0, help="how many; 0: all")
+    evaluate.add_argument(
+        "--samples", type=_positive, default=0, help="also judge so many samples (dvae[perceptual])"
+    )
+    evaluate.add_argument("--train", help="shards that were trained on; SHARDS without it")
+    evaluate.add_argument(
+        "--sheet", type=Path, help="a PNG: samples over the pictures they resemble"
+    )
     evaluate.add_argument("--out", type=Path, help="a JSON file for the same figures")
+
+    blur = _add(commands, "blur", _blur, "where the detail goes between pictures and samples")
+    blur.add_argument("shards", help="a folder of shards, local or remote")
+    blur.add_argument("--split", default="val")
+    blur.add_argument("--images", type=_positive, default=128, help="pictures (default 128)")
+    blur.add_argument("--autoencoder", help="weights of one with the same latent size")
+    blur.add_argument("--out", type=Path, default=Path("blur"), help="a new folder (default blur)")
+
+    health = _add(commands, "health", _health, "what ails a run, and the key to change")
+    health.add_argument("shards", help="a folder of shards, local or remote")
+    health.add_argument("--split", default="val")
+    health.add_argument("--images", type=_positive, default=0, help="how many; 0: all")
 
     kept = _add(commands, "checkpoints", _checkpoints, "list, verify, prune, export", weights=False)
     kept.add_argument("run", type=Path, help="the folder of a run")
@@ -118,7 +154,8 @@ def _sample(given: argparse.Namespace) -> None:
     from dvae import generate
     from dvae.pictures import grid
 
-    images = generate.sample(_load(given), given.count, given.seed, given.temperature)
+    how = generate.Sampling(given.temperature, given.prior == "normal", given.label, given.guidance)
+    images = generate.sample(_load(given), given.count, given.seed, how)
     columns = min(given.count, given.columns or math.ceil(given.count**0.5))
     _write(grid(images, columns), given.out)
 
@@ -140,9 +177,9 @@ def _interpolate(given: argparse.Namespace) -> None:
 
 
 def _encode(given: argparse.Namespace) -> None:
-    from dvae import generate
+    from dvae.encode import encode_shards
 
-    count = generate.encode_shards(_load(given), given.shards, given.split, given.out)
+    count = encode_shards(_load(given), given.shards, given.split, given.out, given.mirror)
     sys.stdout.write(f"{count} latents in {given.out}\n")
 
 
@@ -153,10 +190,46 @@ def _export(given: argparse.Namespace) -> None:
     sys.stdout.write(f"{given.out}\n")
 
 
-def _evaluate(given: argparse.Namespace) -> None:
-    from dvae.evaluate import report
+def _fit_prior(given: argparse.Namespace) -> None:
+    from dvae.fit_prior import report
 
-    report(_load(given), given.shards, given.split, given.images, given.out)
+    report(_load(given), given.shards, given.split, given.kind, given.set)
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    from dvae import evaluate
+    from dvae.files import write_json
+
+    out = given.out
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise UserError(f"--out={out} can't be written: give a file's name in a folder that exists")
+    weights = _load(given)
+    values = evaluate.report(weights, given.shards, given.split, given.images)
+    if given.samples:
+        from dvae import quality
+
+        train = given.train or given.shards
+        values["quality"] = quality.report(
+            weights, train, given.shards, given.split, given.samples, given.sheet
+        )
+    if out:
+        write_json(out, values)
+        sys.stdout.write(f"written to {out}\n")
+
+
+def _blur(given: argparse.Namespace) -> None:
+    from dvae.blur import held_out, report
+    from dvae.find import load
+
+    weights = _load(given)
+    images = held_out(weights, given.shards, given.split, given.images)
+    report(weights, images, given.out, given.autoencoder and load(given.autoencoder))
+
+
+def _health(given: argparse.Namespace) -> None:
+    from dvae.health import report
+
+    report(_load(given), given.weights, given.shards, given.split, given.images)
 
 
 def _checkpoints(given: argparse.Namespace) -> int:

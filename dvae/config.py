@@ -162,6 +162,7 @@ class LossConfig(Part):
     warmup_steps: Count = 0  # of "linear"
     cycle_steps: Positive = 1000  # of "cyclical"
     free_bits: float = Field(0.0, ge=0)  # nats a dimension that cost nothing
+    rate: float = Field(0.0, ge=0)  # nats that beta is steered to after warmup_steps; 0: it isn't
     perceptual: float = Field(0.0, ge=0)  # nats for each number of a picture, at distance 1
     perceptual_network: Literal["effnet_lite0", "vgg16"] = "effnet_lite0"
 

@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -13,8 +12,7 @@ from dvae.data.manifest import find_split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.data.storage import Location
-from dvae.errors import DataError, UserError
-from dvae.files import write_json
+from dvae.errors import DataError
 from dvae.metrics import Evaluation, evaluate
 from dvae.weights import Weights
 
@@ -31,6 +29,7 @@ ROWS = (
     ("active_units", "active units", "d"),
     ("latent_dim", "of latent numbers", "d"),
     ("mean_std", "std of z over the data", ".3f"),
+    ("detail", "fine detail kept, of 1", ".3f"),
 )
 
 
@@ -69,14 +68,9 @@ def table(result: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def report(weights: Weights, shards: Location, split: str, limit: int, out: Path | None) -> None:
-    """Measure, print the table, and write the same as JSON where `out` is given."""
-    if out and (out.is_dir() or not out.parent.is_dir()):
-        raise UserError(f"--out={out} can't be written: give a file's name in a folder that exists")
+def report(weights: Weights, shards: Location, split: str, limit: int) -> dict[str, object]:
+    """Measure, print the table, and give the same as JSON's types."""
     result = evaluate_weights(weights, shards, split, limit)
     sys.stdout.write(table(result) + "\n")
-    if out:
-        values = dataclasses.asdict(result)
-        values |= {"negative_elbo": result.negative_elbo, "step": weights.about.step}
-        write_json(out, values)
-        sys.stdout.write(f"written to {out}\n")
+    also = {"negative_elbo": result.negative_elbo, "step": weights.about.step}
+    return dataclasses.asdict(result) | also

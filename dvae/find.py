@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from dvae.checkpoint import AVERAGE, NETWORK, STATE, Checkpoints, read_state
+from dvae.checkpoint import AVERAGE, NETWORK, STATE, Checkpoints, State, read_state
 from dvae.diffusers_layout import is_diffusers, read_diffusers
 from dvae.errors import CheckpointError, UserError
 from dvae.files import damage
@@ -54,6 +54,15 @@ def _named(path: Path) -> Path:
     if best is None:
         raise CheckpointError(f"{path.parents[1]} was not measured yet: take {path.parent}/last")
     return path.parent / f"step-{best:08d}"
+
+
+def state_of(source: str) -> State | None:
+    """The counters of a run's newest whole checkpoint, or of the checkpoint itself; None of others."""
+    path = _named(Path(source))
+    if (path / STATE).is_file():
+        return read_state(path)
+    newest, _ = Checkpoints(path / "checkpoints", keep=1).newest()
+    return read_state(newest) if newest else None
 
 
 def _of_checkpoint(path: Path) -> Weights:

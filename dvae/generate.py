@@ -1,60 +1,84 @@
-"""Pictures from weights: samples, reconstructions, interpolations; and latents from pictures."""
+"""Pictures from weights: samples, reconstructions, interpolations."""
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from dvae.data.ahead import evaluation_ahead
-from dvae.data.batches import Loader, Pictures, first_batch
+from dvae.data.batches import Pictures, first_batch
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS, SUFFIXES
 from dvae.data.manifest import find_split
-from dvae.data.plans import evaluation_plan
 from dvae.data.reader import BadSample, Picture, Reader
-from dvae.data.storage import Location
+from dvae.encode import encode_images
 from dvae.errors import UserError
-from dvae.evaluate import telling_bad
-from dvae.files import whole_folder
 from dvae.latents import interpolate
 from dvae.pictures import batch_images, grid, to_network
+from dvae.prior import FlowPrior
 from dvae.weights import Weights
 
 BATCH = 64  # pictures decoded or encoded at a time
 
 
-@torch.no_grad()
-def sample(weights: Weights, count: int, seed: int, temperature: float) -> Tensor:
-    """New pictures from z ~ N(0, temperature^2 I): (count, 3, S, S) in about [-1, 1], on the CPU.
+@dataclass(frozen=True)
+class Sampling:
+    """How z is drawn."""
+
+    temperature: float = 1.0  # of the noise that z is made of
+    normal: bool = False  # from N(0, I), though a prior was fitted
+    label: str | None = None  # that a flow is asked for
+    guidance: float = 1.0  # towards the label
+
+
+def sample(weights: Weights, count: int, seed: int, how: Sampling | None = None) -> Tensor:
+    """New pictures from the fitted prior, or N(0, I) where there is none.
+
+    Returns:
+        (count, 3, S, S) in about [-1, 1], on the CPU.
+    """
+    return decode_latents(weights, draw_latents(weights, count, seed, how or Sampling()))
+
+
+def draw_latents(weights: Weights, count: int, seed: int, how: Sampling) -> Tensor:
+    """Latents from the prior: (count, *shape), on the CPU.
 
     Raises:
-        UserError: the network has no prior to draw from.
+        UserError: the network has no prior to draw from, or the prior has no such label.
+        CheckpointError: the prior is damaged, or of other weights.
     """
+    generator = torch.Generator().manual_seed(seed)
+    prior = None if how.normal else weights.prior
+    if how.label is not None and not (prior and prior.about.labels):
+        raise UserError(
+            f"--label={how.label} needs a flow prior that knows labels: dvae fit-prior … labels=true"
+        )
+    if prior and isinstance(prior.model, FlowPrior):
+        prior.model.to(next(weights.model.parameters()).device)
+        return prior.model.draw(count, generator, how.temperature, how.label, how.guidance)
+    if prior:
+        return prior.model.draw(count, generator, how.temperature)
     if not weights.model.is_variational:
         raise UserError(
             "these weights are of a plain autoencoder: nothing says where its codes lie, so it "
-            "can't be sampled; take a VAE's weights"
+            "can't be sampled; fit a prior with dvae fit-prior, or take a VAE's weights"
         )
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(count, *weights.model.latent_shape, generator=generator) * temperature
-    return _decode(weights, z)
+    z = torch.randn(count, *weights.model.latent_shape, generator=generator)
+    return z * how.temperature
 
 
 @torch.no_grad()
 def reconstruct(weights: Weights, images: Tensor) -> Tensor:
     """(n, 3, S, S) in [-1, 1] -> what the posterior's means decode to, on the CPU."""
-    return _decode(weights, _encode(weights, images)[0])
+    return decode_latents(weights, encode_images(weights, images)[0])
 
 
 @torch.no_grad()
 def between(weights: Weights, first: Path, second: Path, count: int) -> Tensor:
     """From one picture to another through the latent: (count, 3, S, S), on the CPU."""
-    ends, _ = _encode(weights, _network_input(weights, [first, second]))
-    return _decode(weights, interpolate(ends[0], ends[1], count))
+    ends, _ = encode_images(weights, _network_input(weights, [first, second]))
+    return decode_latents(weights, interpolate(ends[0], ends[1], count))
 
 
 def pictures_of(weights: Weights, sources: list[Path], count: int) -> Tensor:
@@ -86,54 +110,13 @@ def sheet_of_reconstructions(weights: Weights, images: Tensor, columns: int) -> 
     return grid(torch.cat(rows), columns)
 
 
-@torch.no_grad()
-def encode_shards(weights: Weights, shards: Location, split: str, out: Path) -> int:
-    """Write the posterior of every picture of a split; returns how many there are.
-
-    OUT/latents.safetensors: ids (N,), mean (N, *latent_shape) and, of a VAE, logvar; OUT/samples.jsonl: the
-    shard, key and label of each row; OUT/manifest.json. Bad pictures have no row.
-    """
-    if out.exists():
-        raise UserError(f"{out} exists: give the name of a new folder")
-    reader = Reader(find_split(shards, split))
-    pictures = Pictures(reader, weights.model.image_size)
-    plan = evaluation_ahead(reader, evaluation_plan(len(reader), BATCH, 0, 1))
-    ids, means, logvars = [], [], []
-    with Loader(plan, pictures) as batches:
-        bar = tqdm(batches, total=-(-len(reader) // BATCH), unit="batch", disable=None)
-        for batch in telling_bad(bar):
-            good = batch.weights > 0
-            mean, logvar = _encode(weights, batch_images(batch, torch.device("cpu"), torch.float32))
-            ids.append(torch.from_numpy(batch.ids[good]))
-            means.append(mean[torch.from_numpy(good)])
-            if logvar is not None:
-                logvars.append(logvar[torch.from_numpy(good)])
-    tensors = {"ids": torch.cat(ids), "mean": torch.cat(means)}
-    if logvars:
-        tensors["logvar"] = torch.cat(logvars)
-    with whole_folder(out) as temporary:
-        save_file(
-            {k: v.contiguous() for k, v in tensors.items()}, temporary / "latents.safetensors"
-        )
-        with (temporary / "samples.jsonl").open("w") as file:
-            for number in tensors["ids"].tolist():
-                about = {**vars(reader.place(number)), "label": reader.about(number).get("label")}
-                file.write(json.dumps(about, sort_keys=True) + "\n")
-    return len(tensors["ids"])
-
-
 def _device(weights: Weights) -> torch.device:
     return next(weights.model.parameters()).device
 
 
-def _encode(weights: Weights, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    parts = [weights.model.encode(part.to(_device(weights))) for part in images.split(BATCH)]
-    mean = torch.cat([mean for mean, _ in parts]).cpu()
-    logvars = [logvar for _, logvar in parts if logvar is not None]
-    return mean, torch.cat(logvars).cpu() if logvars else None
-
-
-def _decode(weights: Weights, z: Tensor) -> Tensor:
+@torch.no_grad()
+def decode_latents(weights: Weights, z: Tensor) -> Tensor:
+    """(n, *shape) -> (n, 3, S, S) in about [-1, 1], on the CPU."""
     parts = [weights.model.decode(part.to(_device(weights))).cpu() for part in z.split(BATCH)]
     return torch.cat(parts)
 

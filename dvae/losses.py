@@ -20,6 +20,7 @@ from dvae.models.blocks import LOGVAR_RANGE, VAEOutput
 
 GREY_LEVELS = 127.5  # grey levels in one unit of a network's [-1, 1]
 FIRST_SCALE = 64.0  # grey levels, before any error was seen
+STEERING, MOST_STEERING = 0.03, 1e4  # a step, at a relative error of 1; at most
 LEAST_SCALE = 12**-0.5  # grey levels: the standard deviation of rounding to 8 bits
 
 
@@ -162,3 +163,21 @@ def kl_weight(step: int, config: LossConfig) -> float:
 def _error(reconstruction: Tensor, images: Tensor) -> Tensor:
     dtype = torch.promote_types(reconstruction.dtype, torch.float32)
     return (reconstruction.to(dtype) - images.to(dtype)) * GREY_LEVELS
+
+
+def steered(steering: float, kl: float, step: int, config: LossConfig) -> float:
+    """What beta is to be multiplied by at the next step, so that the KL comes to `config.rate`.
+
+    It moves by a share of the relative error, on a logarithmic scale; after Shao et al. 2020,
+    "ControlVAE", https://arxiv.org/abs/2004.05988, with an integral term alone.
+
+    Args:
+        steering: at this step.
+        kl: of this step's global batch, nats per image.
+        step: 0-based.
+        config: names the rate, or 0; until `warmup_steps` nothing moves.
+    """
+    if not config.rate or step < config.warmup_steps:
+        return steering
+    error = max(-1.0, min(1.0, kl / config.rate - 1))
+    return max(1 / MOST_STEERING, min(MOST_STEERING, steering * math.exp(STEERING * error)))

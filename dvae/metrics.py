@@ -14,6 +14,7 @@ from dvae.latents import keyed_normal
 from dvae.losses import loss_terms
 from dvae.models.blocks import LOGVAR_RANGE, LatentModel, VAEOutput, reparameterise
 from dvae.pictures import batch_images, to_pixels
+from dvae.spectra import detail
 
 ACTIVE_VARIANCE = 0.01  # of a dimension's posterior mean over the data (Burda et al. 2016)
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels (Wang et al. 2004)
@@ -26,6 +27,7 @@ class Evaluation:
     """Means over the pictures of a split."""
 
     images: int
+    dims: int  # D = 3 H W
     psnr: float  # dB, of each picture's 8-bit reconstruction from the posterior's mean
     ssim: float
     nll: float  # nats per image, at one z drawn from the posterior
@@ -34,6 +36,10 @@ class Evaluation:
     active_units: int
     latent_dim: int
     mean_std: float  # of z over the data: 1 where the aggregated posterior is as wide as the prior
+    hole: float  # nats a number between N(0, I) and the Gaussian, number by number, of all z
+    detail: (
+        float  # power of reconstructions above half of the highest frequency, over the pictures'
+    )
     kl_per_dim: tuple[float, ...]  # nats
 
     @property
@@ -94,7 +100,7 @@ def evaluate(
 def _sums(
     model: LatentModel, images: Tensor, noise: Tensor, config: LossConfig, scale: float
 ) -> Tensor:
-    """(B, 5 + 4 D): count, psnr, ssim, nll, kl; KL, mean, mean^2, variance a dimension."""
+    """(B, 7 + 4 D): count, psnr, ssim, nll, kl, detail of both; KL, mean, mean^2, variance a dimension."""
     mean, logvar = model.encode(images)
     mode = model.decode(mean)
     if logvar is None:
@@ -107,7 +113,7 @@ def _sums(
     exact = exact_dtype(images.device)
     pixels, true = to_pixels(mode).to(exact), to_pixels(images).to(exact)
     columns = [torch.ones_like(terms.nll), psnr(pixels, true), ssim(pixels, true)]
-    columns += [terms.nll, terms.kl]
+    columns += [terms.nll, terms.kl, detail(mode), detail(images)]
     each = torch.stack([column.to(exact) for column in columns], dim=1)
     per_dim = [terms.kl_per_dim, mean, mean.square(), variance]
     return torch.cat([each, *(values.to(exact).flatten(1) for values in per_dim)], dim=1)
@@ -116,11 +122,13 @@ def _sums(
 def _evaluation(total: Tensor, dims: int, is_variational: bool) -> Evaluation:
     count = float(total[0])
     means = (total / max(count, 1.0)).cpu()
-    kl_per_dim, mean, square, variance = means[5:].chunk(4)
+    kl_per_dim, mean, square, variance = means[7:].chunk(4)
     of_mean = square - mean.square()
-    nll, kl = float(means[3]), float(means[4])
+    nll, kl, made, true = means[3:7].tolist()
+    spread = (of_mean + variance).clamp(min=1e-12)
     return Evaluation(
         images=round(count),
+        dims=dims,
         psnr=float(means[1]),
         ssim=float(means[2]),
         nll=nll,
@@ -128,7 +136,9 @@ def _evaluation(total: Tensor, dims: int, is_variational: bool) -> Evaluation:
         bits_per_dim=(nll + kl) / (dims * math.log(2)) if is_variational else None,
         active_units=int((of_mean > ACTIVE_VARIANCE).sum()),
         latent_dim=len(mean),
-        mean_std=float((of_mean + variance).clamp(min=0).sqrt().mean()),
+        mean_std=float(spread.sqrt().mean()),
+        hole=float(0.5 * (spread + mean.square() - 1 - spread.log()).mean()),
+        detail=made / max(true, 1e-12),
         kl_per_dim=tuple(kl_per_dim.tolist()),
     )
 

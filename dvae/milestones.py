@@ -6,15 +6,17 @@ from pathlib import Path
 
 import torch
 
-from dvae.checkpoint import AVERAGE, NETWORK, Parts, snapshot
+from dvae.checkpoint import AVERAGE, NETWORK, OPTIMIZER, on_host, rival_files
 from dvae.config import Config
 from dvae.data.batches import Batch
+from dvae.engine import Tensors
 from dvae.errors import DataError
 from dvae.files import damage
+from dvae.health import diagnose, record_of
 from dvae.metrics import evaluate
-from dvae.networks import build
+from dvae.networks import network_of
 from dvae.resume import note_data
-from dvae.session import BAD_SAMPLES, Run, say
+from dvae.session import BAD_SAMPLES, Run, as_tensor, say
 from dvae.weights import About, export, step_of
 
 FIXED_SEED = 0  # of the latents that every sample grid decodes
@@ -28,8 +30,9 @@ def measure(run: Run) -> bool:
     """
     config, state, accelerator = run.config, run.state, run.accelerator
     with run.streams.evaluation(accelerator.process_index, accelerator.num_processes) as batches:
+        model = network_of(config.model, run.average())
         result = evaluate(
-            run.published,
+            model,
             batches if state.metrics else _noting_bad(batches, config.folder / BAD_SAMPLES),
             config.loss,
             run.scale,
@@ -45,15 +48,13 @@ def measure(run: Run) -> bool:
         )
     state.metrics, state.measured = result.summary(), state.step
     run.monitor.evaluation(result, state.step)
+    run.monitor.health(diagnose(result, config.loss, run.scale, record_of(state)), state.step)
     generator = torch.Generator().manual_seed(FIXED_SEED)
     z = torch.randn(config.eval.grid**2, *run.bare.latent_shape, generator=generator)
-    was_training = run.published.training
-    run.published.eval()
-    run.monitor.pictures(run.published, run.fixed, z.to(run.fixed), config.eval.grid, state.step)
-    run.published.train(was_training)
+    run.monitor.pictures(model.eval(), run.fixed, z.to(run.fixed), config.eval.grid, state.step)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in state.metrics.items())
     say(run, f"step {state.step}: {shown}")
-    objective = result.nll + config.loss.beta * result.kl
+    objective = result.nll + config.loss.beta * state.steering * result.kl
     improved = state.best_loss is None or objective < state.best_loss
     if improved:
         state.best_step, state.best_loss = state.step, objective
@@ -61,35 +62,50 @@ def measure(run: Run) -> bool:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint and the weights folder; training waits until they are copied, no longer."""
-    if not run.accelerator.is_main_process:
-        return
-    if run.accelerator.scaler is not None:
-        run.state.loss_scale = run.accelerator.scaler.state_dict()
+    """Write a checkpoint and the weights folder; training waits until they are copied, no longer.
+
+    All processes call this: a weight may lie in parts on all of them.
+    """
+    accelerator, is_main = run.accelerator, run.accelerator.is_main_process
+    if accelerator.scaler is not None:
+        run.state.loss_scale = accelerator.scaler.state_dict()
     if not run.state.standing.won:
         run.state.good_step = run.state.step
-    state = copy.deepcopy(run.state)
-    about = describe(run)
-    parts = snapshot(run.bare, run.ema, run.optimizer, run.judges.rival)
+    files = {NETWORK: run.engine.network(run.engine.parts(), keep=is_main)}
+    if run.ema:
+        files[AVERAGE] = run.average(keep=is_main)
+    files[OPTIMIZER] = run.engine.optimizer_tensors(keep=is_main)
+    if not is_main:
+        return
+    if run.judges.rival:
+        files |= rival_files(run.judges.rival)
+    state, about, files = copy.deepcopy(run.state), describe(run), on_host(files)
 
     def write() -> None:
         note_data(state, run.streams.sources, run.checkpoints.folder)
-        run.checkpoints.save(state, parts)
-        publish(run.config, parts, about)
+        run.checkpoints.save(state, files)
+        publish(run.config, files.get(AVERAGE, files[NETWORK]), about)
 
     run.saver.start(f"the checkpoint of step {state.step}", write)
 
 
 def finish(run: Run) -> None:
     """Save the last step if that isn't done yet, and wait until everything is on the disk."""
-    if run.accelerator.is_main_process:
-        run.saver.wait()
-        if run.state.step != run.checkpoints.last:
-            save(run)
-        elif not is_published(run):
-            parts, about = snapshot(run.bare, run.ema, run.optimizer), describe(run)
-            run.saver.start("the weights folder", lambda: publish(run.config, parts, about))
-        run.saver.finish()
+    is_main = run.accelerator.is_main_process
+    run.saver.wait()
+    lacks = [
+        float(is_main and run.state.step != run.checkpoints.last),
+        float(is_main and not is_published(run)),  # a run may be killed before it is
+    ]
+    unsaved, unpublished = run.accelerator.reduce(as_tensor(run, lacks), "sum").tolist()
+    if unsaved:
+        save(run)
+    elif unpublished:
+        tensors = run.average(keep=is_main)
+        if is_main:
+            weights, about = on_host({AVERAGE: tensors})[AVERAGE], describe(run)
+            run.saver.start("the weights folder", lambda: publish(run.config, weights, about))
+    run.saver.finish()
     run.accelerator.wait_for_everyone()
 
 
@@ -107,16 +123,13 @@ def describe(run: Run) -> About:
     )
 
 
-def publish(config: Config, parts: Parts, about: About) -> None:
-    """Write the weights folder: the averaged weights, where there are any."""
-    with torch.device("meta"):
-        model = build(config.model)
-    model.load_state_dict(parts.get(AVERAGE, parts[NETWORK]), assign=True)
-    export(config.folder / "weights", model, about)
+def publish(config: Config, tensors: Tensors, about: About) -> None:
+    """Write the weights folder."""
+    export(config.folder / "weights", network_of(config.model, tensors), about)
 
 
 def is_published(run: Run) -> bool:
-    """Whether the weights folder is whole and of this step: a run may be killed before it is."""
+    """Whether the weights folder is whole and of this step."""
     folder = run.config.folder / "weights"
     return damage(folder) is None and step_of(folder) == run.state.step
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.tensorboard import summary
 
 from dvae.events import EventFile
+from dvae.health import Finding
 from dvae.latents import interpolate
 from dvae.metrics import Evaluation
 from dvae.models.blocks import LatentModel
@@ -61,6 +62,11 @@ class Monitor:
             kl = torch.tensor(result.kl_per_dim)
             self.events.add(summary.histogram("val/kl_per_dim", kl, BINS), step)
             self.events.flush()
+
+    def health(self, found: Sequence[Finding], step: int) -> None:
+        """Write each ailment's number, and how many ail the run."""
+        values = {f"health/{finding.name}": finding.value for finding in found}
+        self._write(values | {"health/ill": float(sum(f.is_ill for f in found))}, step)
 
     @torch.no_grad()
     def pictures(

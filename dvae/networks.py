@@ -1,5 +1,8 @@
 """From a recipe's `model` part to a network."""
 
+import torch
+from torch import Tensor
+
 from dvae.config import AutoencoderConfig, DogVAEConfig, KLVAEConfig, ModelConfig
 from dvae.models.blocks import LatentModel
 from dvae.models.dogvae import Autoencoder, DogVAE
@@ -16,3 +19,11 @@ def build(config: ModelConfig) -> LatentModel:
     if isinstance(config, KLVAEConfig):
         return KLVAE(**config.model_dump(exclude={"name"}))
     return ResVAE(**config.model_dump(exclude={"name"}))
+
+
+def network_of(config: ModelConfig, tensors: dict[str, Tensor]) -> LatentModel:
+    """A network that holds the given tensors themselves, none of it copied and nothing to learn."""
+    with torch.device("meta"):
+        model = build(config)
+    model.load_state_dict({name: value.detach() for name, value in tensors.items()}, assign=True)
+    return model.requires_grad_(False)

@@ -8,7 +8,7 @@ import json
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import tomli_w
 from pydantic import ValidationError
@@ -17,6 +17,8 @@ from dvae.config import FREE, Config, Part
 from dvae.data.location import shown
 from dvae.errors import UserError
 
+Parsed = TypeVar("Parsed", bound=Part)
+
 
 def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
     """Read a recipe and apply `key=value` overrides.
@@ -24,9 +26,7 @@ def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
     Raises:
         UserError: naming every key that is unknown, missing, of a wrong type or out of range.
     """
-    tree = read_toml(recipe)
-    for override in overrides or []:
-        _override(tree, override)
+    tree = with_overrides(read_toml(recipe), overrides or [])
     run = tree.setdefault("run", {})
     if isinstance(run, dict):
         run["name"] = run.get("name") or recipe.stem
@@ -39,10 +39,22 @@ def load_config(recipe: Path, overrides: list[str] | None = None) -> Config:
 
 def parse_config(tree: dict[str, Any], source: str) -> Config:
     """A `Config` from nested dictionaries; every mistake at once."""
+    return parse_part(Config, tree, source)
+
+
+def parse_part(kind: type[Parsed], tree: dict[str, Any], source: str) -> Parsed:
+    """A part of its kind from nested dictionaries; every mistake at once."""
     try:
-        return Config.model_validate_json(json.dumps(tree, default=str), strict=True)
+        return kind.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(_explain(error))) from None
+        raise UserError(f"{source}: " + "; ".join(_explain(error, kind))) from None
+
+
+def with_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The same tables with `key=value` overrides in them."""
+    for override in overrides:
+        _override(tree, override)
+    return tree
 
 
 def to_toml(config: Config) -> str:
@@ -110,13 +122,13 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
-def _explain(error: ValidationError) -> list[str]:
+def _explain(error: ValidationError, kind: type[Part]) -> list[str]:
     """One line for each key that is wrong."""
     rules: dict[str, list[str]] = {}
     given: dict[str, Any] = {}
     for entry in error.errors():
         key = _key(entry["loc"])
-        rules.setdefault(key, []).append(_rule(key, entry["type"], entry["msg"]))
+        rules.setdefault(key, []).append(_rule(kind, key, entry["type"], entry["msg"]))
         given[key] = entry.get("input")
     return [_line(key, given[key], found) for key, found in rules.items()]
 
@@ -129,9 +141,9 @@ def _key(location: tuple[int | str, ...]) -> str:
     return ".".join(parts)
 
 
-def _rule(key: str, kind: str, message: str) -> str:
+def _rule(part: type[Part], key: str, kind: str, message: str) -> str:
     if kind == "extra_forbidden":
-        near = _nearest(key)
+        near = _nearest(part, key)
         return "unknown key" + (f", did you mean {near!r}?" if near else "")
     if kind == "missing":
         return f"is missing: set it in the recipe, or with {key}=…"
@@ -150,10 +162,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _nearest(key: str) -> str | None:
+def _nearest(kind: type[Part], key: str) -> str | None:
     prefix, _, last = key.rpartition(".")
-    field = Config.model_fields.get(prefix)
-    annotation = field.annotation if field else Config
+    field = kind.model_fields.get(prefix)
+    annotation = field.annotation if field else kind
     parts = get_args(annotation) or (annotation,)
     names = [name for part in parts if issubclass(part, Part) for name in part.model_fields]
     close = difflib.get_close_matches(last, names, n=1)

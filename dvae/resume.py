@@ -5,31 +5,54 @@ data began, and the number of the epoch that began then.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from dvae.checkpoint import Checkpoints, Learner, State, restore
+from dvae.checkpoint import (
+    AVERAGE,
+    NETWORK,
+    OPTIMIZER,
+    Checkpoints,
+    State,
+    read_network,
+    read_state,
+)
 from dvae.data.changes import data_differences
 from dvae.data.manifest import Shard
-from dvae.ema import Ema
 from dvae.errors import CheckpointError, DataError
 from dvae.files import write_json
 from dvae.sources import Sources
+from dvae.weights import read_tensors
+
+Tensors = dict[str, Tensor]
 
 
-def resume(
-    checkpoints: Checkpoints,
-    model: nn.Module,
-    ema: Ema | None,
-    optimizer: torch.optim.Optimizer,
-    rival: Learner | None,
-    is_main: bool,
-) -> State:
-    """The state of the newest whole checkpoint, loaded; a new one where there is none."""
+@dataclass(frozen=True)
+class Restored:
+    """Where a run goes on: its counters and what its checkpoint holds; nothing of a new run."""
+
+    state: State
+    network: Tensors | None = None
+    average: Tensors | None = None
+    optimizer: Tensors | None = None
+    path: Path | None = None
+
+
+def restored(checkpoints: Checkpoints, model: nn.Module, averages: bool, is_main: bool) -> Restored:
+    """Read the newest whole checkpoint of a run.
+
+    Args:
+        checkpoints: of the run.
+        model: the network, whole; it isn't touched.
+        averages: whether the run keeps an average.
+        is_main: whether to tell of damaged checkpoints.
+
+    Raises:
+        CheckpointError: all are damaged, or the newest is another network's.
+    """
     path, passed = checkpoints.newest()
     if is_main:
         for line in passed:
@@ -37,10 +60,12 @@ def resume(
     if path is None:
         if passed:
             raise CheckpointError("; ".join(passed) + ": none is left; choose another run.name")
-        return State()
-    state = restore(path, model, ema, optimizer, rival)
+        return Restored(State())
+    network = read_network(path / NETWORK, model)
+    average = read_network(path / AVERAGE, model) if averages else None
+    state = read_state(path)
     checkpoints.last = state.step
-    return state
+    return Restored(state, network, average, read_tensors(path / OPTIMIZER), path)
 
 
 def settle_data(state: State, sources: Sources, folder: Path, accept_new: bool) -> None:

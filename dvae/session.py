@@ -6,12 +6,14 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dvae.checkpoint import Checkpoints, State
+from dvae.checkpoint import Checkpoints, State, restore_rival
 from dvae.config import Config
 from dvae.ema import Ema
+from dvae.engine import Engine, Tensors, check_engine, engine_asked_for, make_engine
 from dvae.errors import UserError
 from dvae.files import remove_unfinished, write_bytes
 from dvae.find import load
@@ -24,7 +26,7 @@ from dvae.networks import build
 from dvae.optim import make_optimizer
 from dvae.pictures import to_network
 from dvae.recipe import differences, parse_config, read_toml, to_toml
-from dvae.resume import resume, settle_data
+from dvae.resume import restored, settle_data
 from dvae.saver import Saver
 from dvae.streams import Streams
 from dvae.weights import mismatches
@@ -41,9 +43,7 @@ class Run:
     config: Config
     accelerator: Accelerator
     streams: Streams
-    model: nn.Module  # wrapped: only its forward synchronises gradients
-    bare: LatentModel  # the same network, not wrapped
-    optimizer: torch.optim.Optimizer
+    engine: Engine  # holds the network and its optimizer
     ema: Ema | None
     checkpoints: Checkpoints
     saver: Saver
@@ -53,9 +53,13 @@ class Run:
     fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
 
     @property
-    def published(self) -> LatentModel:
-        """The network that is measured, sampled and exported."""
-        return self.ema.model if self.ema else self.bare
+    def bare(self) -> LatentModel:
+        """The network, not wrapped: only a wrapped one's forward synchronises gradients."""
+        return self.engine.bare
+
+    def average(self, keep: bool = True) -> Tensors:
+        """The weights that are measured, sampled and exported, whole; all processes call this."""
+        return self.engine.network(self.ema.parts if self.ema else self.engine.parts(), keep)
 
     @property
     def scale(self) -> float:
@@ -70,7 +74,7 @@ def start_accelerator(config: Config) -> Accelerator:
         UserError: it isn't, or the device doesn't know the precision.
     """
     precision = config.train.precision
-    mixed = precision if precision in ("bf16", "fp16") else "no"
+    mixed = precision if precision in ("bf16", "fp16") and not engine_asked_for() else "no"
     try:
         accelerator = Accelerator(
             mixed_precision=mixed, kwargs_handlers=[InitProcessGroupKwargs(timeout=PEER_TIMEOUT)]
@@ -90,6 +94,7 @@ def start_accelerator(config: Config) -> Accelerator:
             f"{launched} processes were launched and each sees {accelerator.num_processes}: on a "
             "machine without a GPU set ACCELERATE_USE_CPU=true before accelerate launch --multi_gpu"
         )
+    check_engine(accelerator, config)
     return accelerator
 
 
@@ -124,7 +129,9 @@ def set_up(
     check_statistics(config, bare, accelerator.num_processes)
     if config.train.precision == "fp64":
         bare.double()
-    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    flat = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    last = config.train.channels_last and not flat  # engines cut what is contiguous
+    layout = torch.channels_last if last else torch.contiguous_format
     bare.to(accelerator.device).to(memory_format=layout)  # type: ignore[call-overload]
     checkpoints = Checkpoints(
         config.folder / "checkpoints", config.train.keep, config.train.keep_every
@@ -134,19 +141,26 @@ def set_up(
     if config.train.decoder_only:
         bare.freeze_encoder()
     optimizer = make_optimizer(bare, config.optim)
-    ema = Ema(bare, config.optim.ema) if config.optim.ema else None
+    before = restored(checkpoints, bare, config.optim.ema > 0, accelerator.is_main_process)
+    state = before.state
     judges = make_judges(config, accelerator, next(bare.parameters()).dtype)
-    state = resume(checkpoints, bare, ema, optimizer, judges.rival, accelerator.is_main_process)
     if judges.adversary:
         judges.adversary.standing = state.standing
+    if judges.rival and before.path:
+        restore_rival(before.path, judges.rival)
+    if before.network:
+        bare.load_state_dict(before.network)
     settle_data(state, streams.sources, checkpoints.folder, accept_new_data)
-    model, wrapped = accelerator.prepare(bare, optimizer)
+    engine = make_engine(accelerator, bare, optimizer, config.train, config.optim.max_grad_norm)
+    if before.optimizer:
+        engine.load_optimizer(before.optimizer)
+    ema = make_ema(engine, config.optim.ema, before.average)
     if state.loss_scale and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state.loss_scale)
     fixed = to_network(
         streams.fixed(FIXED_PICTURES), accelerator.device, next(bare.parameters()).dtype
     )
-    model.train()
+    engine.model.train()
     folder = config.folder / "tensorboard"
     monitor = Monitor(folder, state.step, accelerator.is_main_process)
     if state.step == 0:
@@ -155,9 +169,7 @@ def set_up(
         config=config,
         accelerator=accelerator,
         streams=streams,
-        model=model,
-        bare=bare,
-        optimizer=wrapped,
+        engine=engine,
         ema=ema,
         checkpoints=checkpoints,
         saver=Saver(config.train.async_save),
@@ -166,6 +178,17 @@ def set_up(
         judges=judges,
         fixed=fixed,
     )
+
+
+def make_ema(engine: Engine, decay: float, saved: Tensors | None) -> Ema | None:
+    """The average that a recipe asks for, beginning at the weights or at what was saved."""
+    if not decay:
+        return None
+    ema = Ema(engine.parts(), decay)
+    if saved:
+        for name, part in ema.parts.items():
+            part.copy_(engine.part_of(name, saved[name]))
+    return ema
 
 
 def begin_from(source: str, bare: LatentModel) -> None:

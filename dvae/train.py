@@ -25,7 +25,7 @@ from dvae.errors import exit_code_of
 from dvae.files import locked
 from dvae.guard import check_game, count_good, is_odd, leave_out, note_good, what_is_wrong
 from dvae.latents import keyed_normal
-from dvae.losses import kl_weight, loss_terms
+from dvae.losses import kl_weight, loss_terms, steered
 from dvae.milestones import finish, measure, save
 from dvae.optim import learning_rate, set_learning_rate
 from dvae.pictures import batch_images
@@ -127,22 +127,22 @@ def loop(run: Run, request: StopRequest) -> None:
 
             count = count_good(run, batch)
             rate = learning_rate(state.step, config.optim, config.train.steps)
-            set_learning_rate(run.optimizer, rate)
-            beta = kl_weight(state.step, config.loss)
+            set_learning_rate(run.engine.optimizer, rate)
+            beta = kl_weight(state.step, config.loss) * state.steering
             sums = forward_and_backward(run, batch, count, beta)
-            grad_norm = clip(run)
+            grad_norm = run.engine.clip() if count else 0.0
             totals = add_up(run, sums, grad_norm, request)
 
             paid = totals.nll + beta * totals.kl_paid + sum(totals[4:6])
             loss = paid / max(count, 1)  # nats per image
             wrong = what_is_wrong(run, loss, totals.broken)
             if count and not wrong:
-                run.optimizer.step()
+                run.engine.step()
                 follow(run, totals, count, rate)
                 note_good(state, loss, grad_norm)
             else:
                 leave_out(run, batch, count, wrong)
-            run.optimizer.zero_grad()
+            run.engine.zero_grad()
             state.step += 1
             check_game(run)
             run.saver.check()
@@ -183,8 +183,8 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
         noise = keyed_normal(micro.ids, run.bare.latent_shape, seed, micro.epochs, like=images)
         weights = torch.from_numpy(micro.weights).to(device)
         is_last = start + size >= len(batch.ids)
-        with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
-            output = run.model(images, noise)
+        with run.engine.accumulating(is_last):
+            output = run.engine.model(images, noise)
             terms = loss_terms(output, images, config.loss, run.scale)
             judged = run.judges.terms(
                 output.reconstruction, images, terms.nll, micro, count, run.state.step
@@ -192,16 +192,10 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
             losses = (terms.nll + beta * terms.kl_paid + judged.sum(1)) * weights
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
             mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
-            accelerator.backward(mean)
+            run.engine.backward(mean, is_last)
         each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid, *judged.mT], dim=1)
         sums += (each.detach().to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
     return sums
-
-
-def clip(run: Run) -> float:
-    """Clip the global gradient; returns its norm before that."""
-    limit = run.config.optim.max_grad_norm or math.inf
-    return float(run.accelerator.clip_grad_norm_(run.model.parameters(), limit))
 
 
 def add_up(run: Run, sums: Tensor, grad_norm: float, request: StopRequest) -> Totals:
@@ -214,9 +208,10 @@ def follow(run: Run, totals: Totals, count: float, rate: float) -> None:
     """What follows the weights: their average, and the error that the optimal scale is taken from."""
     state = run.state
     if run.ema:
-        run.ema.update(run.bare, state.step)
+        run.ema.update(run.engine.parts(), state.step)
     if run.judges.adversary:
         run.judges.adversary.step(rate / run.config.optim.learning_rate)
+    state.steering = steered(state.steering, totals.kl / count, state.step, run.config.loss)
     error = totals.error / (count * run.config.dims)
     keep = min(SCALE_DECAY, (1 + state.step) / (10 + state.step))
     before = error if state.mean_error is None else state.mean_error

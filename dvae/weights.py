@@ -6,6 +6,7 @@ of it, as a network (design contract 4).
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from dvae import __version__
+from dvae import __version__, prior_files
 from dvae.config import LossConfig, ModelConfig
 from dvae.errors import CheckpointError, UserError
 from dvae.files import MANIFEST, damage, whole_folder
 from dvae.models.blocks import LatentModel
 from dvae.networks import build
-from dvae.tensors import mismatches, read_tensors, write_tensors
+from dvae.prior_files import FittedPrior, read_prior, write_prior
+from dvae.tensors import digest, mismatches, read_tensors, write_tensors
 
 FORMAT = "dvae-weights/1"
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+FILES = [MODEL, CONFIG, prior_files.TENSORS, prior_files.ABOUT]
 LARGEST_CONFIG = 2**20  # bytes
 
 
@@ -59,13 +62,26 @@ class Weights(ModelHubMixin):
 
     model: LatentModel
     about: About
+    folder: Path | None  # where they lie; a prior may lie there too
 
-    def __init__(self, model: LatentModel, about: About) -> None:
+    def __init__(self, model: LatentModel, about: About, folder: Path | None = None) -> None:
         self.model = model.eval()
         self.about = about
+        self.folder = folder
+
+    @cached_property
+    def prior(self) -> FittedPrior | None:
+        """What was fitted to these weights' latents, if anything was.
+
+        Raises:
+            CheckpointError: a prior lies beside the weights that is damaged, or another network's.
+        """
+        if self.folder is None:
+            return None
+        return read_prior(self.folder, digest(self.model.state_dict()))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_weights(save_directory, self.model, self.about)
+        write_weights(save_directory, self.model, self.about, self.prior)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Weights":
@@ -73,16 +89,20 @@ class Weights(ModelHubMixin):
         folder = Path(model_id)
         if not folder.is_dir():
             given = {key: value for key, value in options.items() if key in known}
-            folder = Path(snapshot_download(model_id, allow_patterns=[MODEL, CONFIG], **given))
+            folder = Path(snapshot_download(model_id, allow_patterns=FILES, **given))
         return read_weights(folder)
 
 
-def write_weights(folder: Path, model: LatentModel, about: About) -> None:
+def write_weights(
+    folder: Path, model: LatentModel, about: About, prior: FittedPrior | None = None
+) -> None:
     """Write the files of a weights folder into one that exists."""
     text = json.dumps(about.to_json(), indent=1, sort_keys=True)
     write_tensors(model.state_dict(), folder / MODEL, {"format": "pt", "config": text})
     (folder / CONFIG).write_text(text + "\n")
-    (folder / CARD).write_text(model_card(model, about))
+    (folder / CARD).write_text(model_card(model, about, prior))
+    if prior:
+        write_prior(folder, prior)
 
 
 def export(folder: Path, model: LatentModel, about: About) -> None:
@@ -96,7 +116,9 @@ def read_weights(folder: Path) -> Weights:
     wrong = damage(folder) if (folder / MANIFEST).is_file() else None
     if wrong:
         raise CheckpointError(f"{folder} is damaged: {wrong}: copy it again or export it anew")
-    return open_network(folder / MODEL, _read_about(folder / CONFIG), CONFIG)
+    weights = open_network(folder / MODEL, _read_about(folder / CONFIG), CONFIG)
+    weights.folder = folder
+    return weights
 
 
 def step_of(folder: Path) -> int | None:
@@ -152,13 +174,16 @@ def _read_about(path: Path) -> About:
         raise CheckpointError(f"{path} is not a weights configuration: {reason}") from None
 
 
-def model_card(model: LatentModel, about: About) -> str:
+def model_card(model: LatentModel, about: About, prior: FittedPrior | None = None) -> str:
     """The README.md that goes with the weights."""
     count = sum(parameter.numel() for parameter in model.parameters())
     rows = "\n".join(f"| {name} | {value} |" for name, value in about.metrics.items())
     measured = "Not measured yet:"
     if about.measured is not None:
         measured = f"On the validation split at step {about.measured:,}:"
+    drawn = "`dvae sample` draws from N(0, I): no prior was fitted to the latents."
+    if prior:
+        drawn = f"`dvae sample` draws from {prior}; with `--prior normal` from N(0, I)."
     return f"""---
 library_name: dvae
 pipeline_tag: unconditional-image-generation
@@ -172,6 +197,8 @@ square, the latent has {model.latent_dim:,} numbers, the likelihood is {about.lo
 scale of {about.scale:.3f} grey levels, and the KL term weighs {about.loss.beta:g}.
 
     dvae sample THIS_FOLDER --count 25 --out grid.png
+
+{drawn}
 
 ```python
 from dvae.weights import Weights

@@ -43,7 +43,7 @@ fi
 echo "2/4 packing them into shards"
 python -m shards.pack "$pictures" "$out/shards" --size 96 --val 0.1
 echo "3/4 training (stop it with Ctrl-C; the same command goes on from there)"
-accelerate launch --quiet --config_file launch/single.yaml -m dvae.train configs/quickstart.toml \
+accelerate launch --quiet --config_file launch/single_gpu.yaml -m dvae.train configs/quickstart.toml \
     data.train="$out/shards" run.dir="$out" run.name=run ${overrides[@]+"${overrides[@]}"} || {
     code=$?
     echo "training ended early (exit code $code): see above; the same command resumes it" >&2

@@ -1,6 +1,7 @@
 """Train as `dvae.train` does, and write each step's ids and loss in full precision.
 
-DVAE_RECORD names a folder; each process appends JSON lines to its own file there.
+DVAE_RECORD names a folder; each process appends JSON lines to its own file there. DVAE_ENGINE: see
+engines_on_cpu.
 """
 
 import json
@@ -10,8 +11,12 @@ from pathlib import Path
 
 import dvae.train
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.engines_on_cpu import put_in_place
+
 if __name__ == "__main__":
     folder = Path(os.environ["DVAE_RECORD"])
+    put_in_place()
     add_up, count_good = dvae.train.add_up, dvae.train.count_good
     ids = []
 

@@ -10,14 +10,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dvae.checkpoint import Checkpoints, State, restore, snapshot
+from dvae.checkpoint import Checkpoints, State
 from dvae.config import LossConfig, OptimConfig, ResVAEConfig
 from dvae.ema import Ema
 from dvae.errors import CheckpointError, UserError
-from dvae.files import remove_unfinished
+from dvae.files import remove_unfinished, write_manifest
 from dvae.find import load
-from dvae.networks import build
-from dvae.optim import learning_rate, make_optimizer
+from dvae.networks import build, network_of
+from dvae.optim import (
+    learning_rate,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+)
+from dvae.resume import restored
 from dvae.weights import About, Weights, export, read_weights
 
 SMALL = ResVAEConfig(name="resvae", image_size=32, channels=(8, 16), latent_dim=8, patch_size=2)
@@ -27,20 +33,39 @@ def trained_parts(steps=3, seed=0):
     torch.manual_seed(seed)
     model = build(SMALL).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, OptimConfig())
-    ema = Ema(model, 0.9)
+    ema = Ema(dict(model.named_parameters()), 0.9)
     for step in range(steps):
         model(torch.rand(4, 3, 32, 32)).reconstruction.square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        ema.update(model, step)
+        ema.update(dict(model.named_parameters()), step)
     return model, ema, optimizer
+
+
+def files_of(model, ema, optimizer):
+    """What a run saves."""
+    return {
+        "model.safetensors": model.state_dict(),
+        "ema.safetensors": ema.parts,
+        "optimizer.safetensors": optimizer_tensors(model, optimizer),
+    }
+
+
+def restore(folder, model, ema, optimizer):
+    """Into another run's parts, as a run does that goes on."""
+    before = restored(Checkpoints(folder, 1), model, True, True)
+    model.load_state_dict(before.network)
+    for name, part in ema.parts.items():
+        part.copy_(before.average[name])
+    load_optimizer_tensors(model, optimizer, before.optimizer)
+    return before.state
 
 
 def tensors_of(model, ema, optimizer):
     state = [optimizer.state[p] for p in model.parameters()]
     return [
         *model.state_dict().values(),
-        *ema.model.state_dict().values(),
+        *ema.parts.values(),
         *(s[k] for s in state for k in sorted(s)),
     ]
 
@@ -48,9 +73,9 @@ def tensors_of(model, ema, optimizer):
 def test_what_is_restored_is_what_was_saved_to_the_bit(tmp_path):
     parts = trained_parts()
     checkpoints = Checkpoints(tmp_path, keep=2)
-    path = checkpoints.save(State(step=3, mean_error=1.5, data="abc"), snapshot(*parts))
+    checkpoints.save(State(step=3, mean_error=1.5, data="abc"), files_of(*parts))
     other = trained_parts(steps=1, seed=1)
-    state = restore(path, *other)
+    state = restore(tmp_path, *other)
     assert (state.step, state.mean_error, state.data) == (3, 1.5, "abc")
     for a, b in zip(tensors_of(*parts), tensors_of(*other), strict=True):
         assert torch.equal(a, b)
@@ -62,7 +87,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     parts = trained_parts(1)
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in range(1, 7):
-        checkpoints.save(State(step=step, best_step=2 if step >= 2 else None), snapshot(*parts))
+        checkpoints.save(State(step=step, best_step=2 if step >= 2 else None), files_of(*parts))
     assert list(checkpoints.names()) == [2, 5, 6]
     assert not list(tmp_path.glob(".tmp-*"))
 
@@ -71,8 +96,8 @@ def test_the_last_and_the_best_are_kept(tmp_path):
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, damage):
     parts = trained_parts(1)
     checkpoints = Checkpoints(tmp_path, keep=2)
-    older = checkpoints.save(State(step=1), snapshot(*parts))
-    newer = checkpoints.save(State(step=2), snapshot(*parts))
+    older = checkpoints.save(State(step=1), files_of(*parts))
+    newer = checkpoints.save(State(step=2), files_of(*parts))
     victim = newer / "optimizer.safetensors"
     data = bytearray(victim.read_bytes())
     if damage == "flip":
@@ -102,14 +127,14 @@ def test_a_folder_that_a_killed_run_left_is_no_checkpoint_and_is_removed(tmp_pat
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    path = Checkpoints(tmp_path, 1).save(State(step=1), snapshot(*trained_parts(1)))
+    Checkpoints(tmp_path, 1).save(State(step=1), files_of(*trained_parts(1)))
     other = build(SMALL.model_copy(update={"latent_dim": 9}))
     with pytest.raises(CheckpointError, match=r"to_mean.bias has the shape \[8\], not \[9\]"):
-        restore(path, other, None, make_optimizer(other, OptimConfig()))
+        restored(Checkpoints(tmp_path, 1), other, True, True)
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
-    path = Checkpoints(tmp_path, 1).save(State(step=1), snapshot(*trained_parts(1)))
+    path = Checkpoints(tmp_path, 1).save(State(step=1), files_of(*trained_parts(1)))
     assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
 
 
@@ -122,12 +147,13 @@ def test_a_pickle_under_a_checkpoint_s_name_is_not_executed(tmp_path, monkeypatc
     probe = tmp_path / "probe"
     monkeypatch.setattr(Payload, "__reduce__", lambda self: (open, (str(probe), "w")))
     parts = trained_parts(1)
-    path = Checkpoints(tmp_path / "c", 1).save(State(step=1), snapshot(*parts))
+    path = Checkpoints(tmp_path / "c", 1).save(State(step=1), files_of(*parts))
     for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"):
         before = (path / name).read_bytes()
         (path / name).write_bytes(pickle.dumps(Payload()))
+        write_manifest(path)  # as somebody would who wants it to be read
         with pytest.raises(CheckpointError):
-            restore(path, *parts)
+            restore(tmp_path / "c", *parts)
         (path / name).write_bytes(before)
     assert not probe.exists()
 
@@ -233,7 +259,7 @@ def test_weights_that_do_not_exist_are_named(source):
 
 def test_exported_tensors_are_finite_and_named_as_in_the_network(tmp_path):
     model, ema, _ = trained_parts()
-    export(tmp_path / "w", ema.model, about())
+    export(tmp_path / "w", network_of(SMALL, ema.parts), about())
     tensors = load_file(tmp_path / "w" / "model.safetensors")
     assert tensors.keys() == model.state_dict().keys()
     assert all(torch.isfinite(t).all() for t in tensors.values())
@@ -250,15 +276,24 @@ def test_learning_rate_warms_up_and_falls_by_a_cosine():
     assert learning_rate(10**6, constant, 5) == 1.0
 
 
-def test_the_average_follows_the_weights_and_copies_buffers():
+def test_the_average_follows_the_weights():
     model, ema, _ = trained_parts()
-    for averaged in ema.model.parameters():
+    for averaged in ema.parts.values():
         assert torch.isfinite(averaged).all()
         assert not averaged.requires_grad
     ema.decay = 0.0
-    ema.update(model, 10**6)
-    for averaged, new in zip(ema.model.parameters(), model.parameters(), strict=True):
-        assert torch.equal(averaged, new)
+    ema.update(dict(model.named_parameters()), 10**6)
+    for name, new in model.named_parameters():
+        assert torch.equal(ema.parts[name], new)
+
+
+def test_a_network_of_given_tensors_copies_none_of_them():
+    model, ema, _ = trained_parts()
+    shown = network_of(SMALL, model.state_dict())
+    for name, parameter in shown.named_parameters():
+        assert parameter.data_ptr() == model.get_parameter(name).data_ptr()
+        assert not parameter.requires_grad
+        assert model.get_parameter(name).requires_grad
 
 
 def test_a_configuration_that_asks_for_more_than_the_file_holds_is_refused(tmp_path):
@@ -278,8 +313,8 @@ def test_damaged_later_checkpoints_do_not_count_among_those_that_are_kept(tmp_pa
     checkpoints = Checkpoints(tmp_path, 2)
     parts = trained_parts(1)
     for step in (1, 2, 9):
-        checkpoints.save(State(step=step), snapshot(*parts))
+        checkpoints.save(State(step=step), files_of(*parts))
     (tmp_path / "step-00000009" / "state.json").write_text("")
     for step in (3, 4):
-        checkpoints.save(State(step=step), snapshot(*parts))
+        checkpoints.save(State(step=step), files_of(*parts))
     assert set(checkpoints.names()) == {3, 4, 9}

@@ -61,7 +61,7 @@ def test_samples_are_decoded_from_the_prior_alone(trained):
     z = torch.randn(3, 8, generator=generator)
     with torch.no_grad():
         expected = weights.model.decode(z)
-    torch.testing.assert_close(generate.sample(weights, 3, 5, 1.0), expected)
+    torch.testing.assert_close(generate.sample(weights, 3, 5), expected)
 
 
 def test_a_checkpoint_is_opened_as_what_was_exported_at_its_step(trained, tmp_path):

@@ -23,7 +23,7 @@ def launch(recipe, processes, *overrides, record=None, expect=0):
         "OMP_NUM_THREADS": "1",
         "DVAE_RECORD": str(record),
     }
-    yaml = "cpu.yaml" if processes > 1 else "single.yaml"
+    yaml = "cpu.yaml" if processes > 1 else "single_gpu.yaml"
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     command += ["--config_file", str(ROOT / "launch" / yaml), "--num_processes", str(processes)]
     command += [str(ROOT / "tests" / "recorded_train.py"), str(recipe), *overrides]

@@ -5,10 +5,10 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
-from dvae.checkpoint import Checkpoints, State, snapshot
+from dvae.checkpoint import Checkpoints, State
 from dvae.cli import main
 from dvae.find import load
-from tests.test_checkpoint import trained_parts
+from tests.test_checkpoint import files_of, trained_parts
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_any_checkpoint_is_exported(run, tmp_path, capsys):
 
 def test_every_nth_is_kept_while_training(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1, keep_every=3)
-    parts = snapshot(*trained_parts(1))
+    parts = files_of(*trained_parts(1))
     for step in range(1, 9):
         checkpoints.save(State(step=step), parts)
     assert list(checkpoints.names()) == [3, 6, 8]

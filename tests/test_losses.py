@@ -17,6 +17,7 @@ from dvae.losses import (
     loss_terms,
     optimal_scale,
     squared_error,
+    steered,
     with_free_bits,
 )
 from dvae.models.blocks import VAEOutput
@@ -132,3 +133,22 @@ def test_terms_of_an_autoencoder_have_no_kl(pair):
     terms = loss_terms(output, images, LossConfig(free_bits=0.5), 10.0)
     assert terms.kl.abs().max() == 0
     assert terms.kl_paid.abs().max() == 0
+
+
+def test_a_steered_beta_holds_where_the_rate_is_met_and_moves_towards_it():
+    config = LossConfig(rate=100.0, warmup_steps=10)
+    assert steered(2.0, 100.0, 20, config) == 2.0
+    assert steered(2.0, 130.0, 20, config) > 2.0
+    assert steered(2.0, 70.0, 20, config) < 2.0
+    assert steered(2.0, 130.0, 5, config) == 2.0
+    assert steered(1.0, 130.0, 20, LossConfig()) == 1.0
+    assert steered(9999.0, 1e9, 20, config) <= 1e4
+
+
+def test_steering_finds_the_weight_whose_rate_was_asked_for():
+    config = LossConfig(rate=50.0)
+    steering = 1.0
+    for step in range(2000):
+        kl = 200 / (1 + steering)  # a network whose rate falls as its weight rises: 50 at 3
+        steering = steered(steering, kl, step, config)
+    assert steering == pytest.approx(3, rel=1e-3)

@@ -101,13 +101,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(recipe, train, mon
     def fail(run, *arguments):
         if run.state.step == 4:  # after the checkpoint of step 3, in the middle of step 5
             raise Power
-        return clip(run, *arguments)
+        return add_up(run, *arguments)
 
-    clip = dvae.train.clip
-    monkeypatch.setattr(dvae.train, "clip", fail)
+    add_up = dvae.train.add_up
+    monkeypatch.setattr(dvae.train, "add_up", fail)
     with pytest.raises(Power):
         train(recipe, "run.name=cut")
-    monkeypatch.setattr(dvae.train, "clip", clip)
+    monkeypatch.setattr(dvae.train, "add_up", add_up)
     assert list((runs / "cut" / "checkpoints").glob("step-*4")) == []
     assert train(recipe, "run.name=cut", "data.threads=1") == 0
     assert equal(tensors(runs / "whole", 6), tensors(runs / "cut", 6))

@@ -25,30 +25,28 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sample_quality import (
-    INSTALL,
-    as_input,
-    available,
-    features,
-    kernel_distance,
-    pictures,
-    train_features,
-)
 from torch import Tensor
 from torch.nn import functional
 
-from dvae.checkpoint import Checkpoints, State, restore
-from dvae.data.batches import Batch
+from dvae.checkpoint import NETWORK, OPTIMIZER, Checkpoints, State
+from dvae.data.batches import Batch, Pictures
+from dvae.data.manifest import find_split
+from dvae.data.reader import Reader
+from dvae.distances import kernel_distance
 from dvae.errors import UserError, exit_code_of
 from dvae.evaluate import evaluate_weights
+from dvae.features.effnet_lite0 import load_effnet_lite0
 from dvae.files import locked, remove_unfinished, write_json
 from dvae.find import load
 from dvae.generate import reconstruct, sample
 from dvae.metrics import psnr, ssim
 from dvae.models.blocks import VAEOutput
 from dvae.models.dogvae import DogVAE
+from dvae.optim import load_optimizer_tensors, optimizer_tensors
 from dvae.pictures import grid, mirrored, save_png, to_pixels
+from dvae.quality import as_input, in_features, pictures, some
 from dvae.recipe import load_config
+from dvae.resume import restored
 from dvae.streams import Streams, open_streams
 from dvae.weights import Weights
 
@@ -97,15 +95,17 @@ def train(given: argparse.Namespace, streams: Streams) -> tuple[DogVAE, State]:
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     checkpoints = Checkpoints(given.out / "checkpoints", keep=2)
     remove_unfinished(checkpoints.folder)
-    path, passed = checkpoints.newest()
-    print(*passed, sep="\n", end="\n" if passed else "")
-    state = restore(path, model, None, optimizer) if path else State()
+    before = restored(checkpoints, model, averages=False, is_main=True)
+    state = before.state
+    if before.network:
+        model.load_state_dict(before.network)
+        load_optimizer_tensors(model, optimizer, before.optimizer or {})
     if given.evaluate_only:
-        if not path:
+        if not before.network:
             raise UserError(f"{given.out} holds no checkpoint to evaluate: train with --steps")
         return model, state
     print(f"step {state.step} of {given.steps}", flush=True)
-    since, before = time.monotonic(), state.step
+    since, done = time.monotonic(), state.step
     with streams.training(state.step, rank=0, world_size=1) as batches:
         while state.step < given.steps:
             images = raw_pixels(next(batches))
@@ -118,12 +118,14 @@ def train(given: argparse.Namespace, streams: Streams) -> tuple[DogVAE, State]:
             optimizer.step()
             state.step += 1
             if state.step % LOG_EVERY == 0 or state.step == given.steps:
-                pace = (time.monotonic() - since) / (state.step - before)
-                since, before = time.monotonic(), state.step
+                pace = (time.monotonic() - since) / (state.step - done)
+                since, done = time.monotonic(), state.step
                 shown = f"mse {error:.1f}, kl {kl:.1f}, {pace:.2f} s/step"
                 print(f"step {state.step}: {shown}", flush=True)
             if state.step % SAVE_EVERY == 0 or state.step == given.steps:
-                checkpoints.save(state, model, None, optimizer)
+                files = {NETWORK: model.state_dict()}
+                files[OPTIMIZER] = optimizer_tensors(model, optimizer)
+                checkpoints.save(state, files)
     return model, state
 
 
@@ -167,12 +169,21 @@ def std_of_z(mean: Tensor, logvar: Tensor, own_way: bool) -> float:
     return float((centre + noise_variance * sigma.square().mean(0)).sqrt().mean())
 
 
+def centres(shards: Path, split: str, size: int, count: int | None = None) -> Tensor:
+    """The centres of a split's pictures, or of some of them: (n, 3, size, size) uint8."""
+    source = Pictures(Reader(find_split(shards, split)), size)
+    ids = np.arange(len(source.reader)) if count is None else some(source, count, seed=0)
+    return pictures(source, ids)[0]
+
+
 def quality(samples: Tensor, given: argparse.Namespace) -> str:
-    """kd_effnetlite0 of samples against the training pictures; "-" without its packages."""
-    if not given.count or not available():
+    """kd_effnetlite0 of samples against as many training pictures; "-" where none are asked for."""
+    if not given.count:
         return "-"
-    reference = train_features(given.train, samples.shape[-1], given.count)
-    return str(kernel_distance(features(samples[: given.count]), reference))
+    network = load_effnet_lite0()
+    true = centres(given.train, "train", samples.shape[-1], given.count)
+    made, real = (in_features(network, images) for images in (samples[: given.count], true))
+    return str(kernel_distance(made, real))
 
 
 def measure_original(
@@ -204,7 +215,7 @@ def measure_dvae(weights: Weights, source: str, given: argparse.Namespace) -> Ro
     """A dvae run's row of the table."""
     result = evaluate_weights(weights, given.val, "val")
     name = f"dvae {source} ({weights.about.model.name}, {weights.model.image_size} px)"
-    samples = to_pixels(sample(weights, max(1, given.count), given.seed, temperature=1.0))
+    samples = to_pixels(sample(weights, max(1, given.count), given.seed))
     found = quality(samples, given)
     steps = weights.about.step
     return Row(name, steps, result.psnr, result.ssim, result.kl, result.mean_std, found)
@@ -228,8 +239,7 @@ def compare(given: argparse.Namespace) -> None:
             raise UserError(f"{given.out} is of other shards, batch or seed: choose another --out")
         write_json(path, settings)
         model, state = train(given, streams)
-        ids = np.arange(len(streams.held_out.reader))
-        images = pictures(given.val, "val", config.image_size, ids)
+        images = centres(given.val, "val", config.image_size)
         rows, shown = measure_original(model, state, images, given)
         for source in given.against:
             weights = load(source)
@@ -239,8 +249,6 @@ def compare(given: argparse.Namespace) -> None:
         sheet = sheet_of(torch.cat([images[:SHOWN], *shown]), min(SHOWN, len(images)))
         save_png(sheet, given.out / "reconstructions.png")
         write_json(given.out / "table.json", [row._asdict() for row in rows])
-    if given.count and not available():
-        print(f"no sample quality without EfficientNet-Lite0: {INSTALL}")
     print(f"\n{len(images)} held-out pictures; pictures are in {given.out}\n")
     print("| | steps | PSNR, dB | SSIM | KL, nats | std of z | kd_effnetlite0 of samples |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

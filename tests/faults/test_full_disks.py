@@ -20,11 +20,11 @@ _SAVING = """
 import resource, sys
 from pathlib import Path
 from random import Random
-from dvae.checkpoint import Checkpoints, State, snapshot
-from tests.test_checkpoint import trained_parts
+from dvae.checkpoint import Checkpoints, State
+from tests.test_checkpoint import files_of, trained_parts
 
 draw, folder, count = Random(0), Path(sys.argv[1]), int(sys.argv[2])
-checkpoints, parts = Checkpoints(folder, keep=1), snapshot(*trained_parts(1))
+checkpoints, parts = Checkpoints(folder, keep=1), files_of(*trained_parts(1))
 good = checkpoints.save(State(step=0), parts)
 largest = max(path.stat().st_size for path in good.iterdir())
 whole = {path.name: path.read_bytes() for path in good.iterdir()}

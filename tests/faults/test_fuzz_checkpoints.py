@@ -4,15 +4,15 @@ import os
 import shutil
 from random import Random
 
-from dvae.checkpoint import Checkpoints, State, snapshot
-from tests.test_checkpoint import trained_parts
+from dvae.checkpoint import Checkpoints, State
+from tests.test_checkpoint import files_of, trained_parts
 
 FLIPS = int(os.environ.get("DVAE_TEST_FLIPS", "500"))
 CUTS = int(os.environ.get("DVAE_TEST_CUTS", "200"))
 
 
 def test_flips_and_cuts_are_all_found_and_the_one_before_is_taken(tmp_path):
-    checkpoints, parts = Checkpoints(tmp_path, keep=2), snapshot(*trained_parts(1))
+    checkpoints, parts = Checkpoints(tmp_path, keep=2), files_of(*trained_parts(1))
     older = checkpoints.save(State(step=1), parts)
     newer = checkpoints.save(State(step=2), parts)
     files = sorted(path.name for path in newer.iterdir())

@@ -1,0 +1,238 @@
+"""The engines that a launcher can put under a run: who holds which part of the weights.
+
+| engine | a process holds | launch/ |
+| --- | --- | --- |
+| one process, DDP | all weights, all of the optimizer's state | single, cpu, multi_gpu, multi_node |
+| FSDP2 | a slice of each weight and of its state, as a DTensor | fsdp2 |
+| ZeRO-1, ZeRO-2 | all weights, a slice of the state | deepspeed_zero1, deepspeed_zero2 |
+| ZeRO-3 | a flat slice of each weight and of its state | deepspeed_zero3 |
+
+Every engine steps on the same global gradient, and gives and takes whole tensors by the network's own
+names: a checkpoint of one goes on under any other. Under all of them the weights stay in the recipe's
+precision; bf16 is autocast. FSDP: Zhao et al. 2023, https://arxiv.org/abs/2304.11277. ZeRO: Rajbhandari
+et al. 2020, https://arxiv.org/abs/1910.02054.
+"""
+
+import contextlib
+import math
+import os
+from types import MethodType
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, convert_outputs_to_fp32
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from dvae.config import Config, TrainConfig
+from dvae.errors import UserError
+from dvae.models.blocks import LatentModel, ResBlock
+from dvae.optim import load_optimizer_tensors, optimizer_tensors
+
+Tensors = dict[str, Tensor]  # by the names of the network's state_dict
+
+
+class Engine:
+    """One process, or DDP: every process holds everything.
+
+    Args:
+        accelerator: of the run.
+        bare: the network, on its device.
+        optimizer: of its parameters, without state.
+        train: names the micro-batch and the precision.
+        max_grad_norm: the gradient is clipped to; 0 for never.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        bare: LatentModel,
+        optimizer: torch.optim.Optimizer,
+        train: TrainConfig,
+        max_grad_norm: float,
+    ) -> None:
+        self.accelerator = accelerator
+        self.bare = bare
+        self.plain_optimizer = optimizer
+        self.max_grad_norm = max_grad_norm or math.inf
+        self.prepare(train)
+
+    def prepare(self, train: TrainConfig) -> None:
+        """Wrap the network and its optimizer."""
+        self.model, self.optimizer = self.accelerator.prepare(self.bare, self.plain_optimizer)
+
+    def accumulating(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """For the passes of a micro-batch: gradients are summed over the processes at the last one."""
+        return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model)
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """Add to the gradient; at the last micro-batch it becomes the mean over the processes."""
+        self.accelerator.backward(loss)
+
+    def clip(self) -> float:
+        """Clip the global gradient; returns its norm before that."""
+        parameters = self.model.parameters()
+        return float(self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm))
+
+    def step(self) -> None:
+        """Let the optimizer move."""
+        self.optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        self.optimizer.zero_grad()
+
+    def parts(self) -> Tensors:
+        """This process's part of each parameter: live, not a copy."""
+        return {name: value.detach() for name, value in self.bare.named_parameters()}
+
+    def part_of(self, name: str, whole: Tensor) -> Tensor:
+        """This process's part of a whole parameter."""
+        return whole
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """A whole parameter from the parts of all processes, which all call this."""
+        return part
+
+    def network(self, parts: Tensors, keep: bool = True) -> Tensors:
+        """A whole state_dict, of the weights or of their average; all processes call this.
+
+        Args:
+            parts: of the parameters, as of `parts`; buffers are the network's own.
+            keep: False where this process only lends its parts: the result is empty.
+        """
+        buffers = dict(self.bare.named_buffers())
+        found: Tensors = {}
+        for name in self.bare.state_dict():
+            value = buffers[name] if name in buffers else self.whole(name, parts[name])
+            if keep:
+                found[name] = value.detach()
+        return found
+
+    def optimizer_tensors(self, keep: bool = True) -> Tensors:
+        """The optimizer's whole state by parameter name, as of `dvae.optim`; all processes call this."""
+        return optimizer_tensors(self.bare, self.plain_optimizer)
+
+    def load_optimizer(self, tensors: Tensors) -> None:
+        """Give the optimizer what `optimizer_tensors` gave, under this or another engine."""
+        load_optimizer_tensors(self.bare, self.plain_optimizer, tensors)
+
+
+class FSDP2(Engine):
+    """Weights, gradients and state are cut along their first dimension: `fully_shard`."""
+
+    def prepare(self, train: TrainConfig) -> None:
+        """Cut the network; half precision is autocast, as without cutting."""
+        autocast_forward(self.bare, train.precision, self.accelerator.device)
+        blocks = any(isinstance(part, ResBlock) for part in self.bare.modules())
+        plugin = self.accelerator.state.fsdp_plugin  # a block's weights are gathered at a time
+        plugin.transformer_cls_names_to_wrap = [ResBlock.__name__] if blocks else []
+        super().prepare(train)
+
+    def part_of(self, name: str, whole: Tensor) -> Tensor:
+        """A DTensor like the parameter."""
+        return _cut(whole, self.bare.get_parameter(name))
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """Gather a DTensor."""
+        return part.full_tensor() if isinstance(part, DTensor) else part
+
+    def optimizer_tensors(self, keep: bool = True) -> Tensors:
+        """Gather the state, a tensor at a time."""
+        found: Tensors = {}
+        for name, value in super().optimizer_tensors().items():
+            whole = self.whole(name, value)
+            if keep:
+                found[name] = whole
+        return found
+
+    def load_optimizer(self, tensors: Tensors) -> None:
+        """Cut the state as its parameters are."""
+        parameters = dict(self.bare.named_parameters())
+        for key, value in tensors.items():
+            name, _, field = key.rpartition("/")
+            like = parameters[name]
+            part = value.clone() if field == "step" else _cut(value.to(like.device), like)
+            self.plain_optimizer.state[like][field] = part
+
+
+def _cut(whole: Tensor, like: Tensor) -> Tensor:
+    assert isinstance(like, DTensor)
+    placed = whole.to(like.device)
+    return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def autocast_forward(model: LatentModel, precision: str, device: torch.device) -> None:
+    """Let `forward` compute in the recipe's bf16 and give fp32, as Accelerate does without an engine.
+
+    Left to themselves, FSDP2 casts its parameters and DeepSpeed the whole network: another loss curve.
+    """
+    if precision == "bf16":
+        forward = torch.autocast(device.type, torch.bfloat16)(type(model).forward)
+        model.forward = MethodType(convert_outputs_to_fp32(forward), model)
+
+
+def engine_asked_for() -> DistributedType | None:
+    """The engine that the launch file names, or None for one process and DDP."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        return DistributedType.FSDP
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true":
+        return DistributedType.DEEPSPEED
+    return None
+
+
+def check_engine(accelerator: Accelerator, config: Config) -> None:
+    """Refuse an engine that isn't the one asked for, or doesn't do what the recipe asks.
+
+    Raises:
+        UserError: naming the engine.
+    """
+    asked, found = engine_asked_for(), accelerator.distributed_type
+    if asked is None:
+        return
+    if found != asked:
+        raise UserError(
+            f"the launch file asks for {asked.value} and Accelerate runs {found.value}: without a GPU "
+            "it drops the engine; take launch/cpu.yaml there"
+        )
+    if asked is DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise UserError(
+            "fsdp_version=1 is not supported: set fsdp_version: 2, as launch/fsdp2.yaml"
+        )
+    precision = config.train.precision
+    refused = {"fp16": "scales the loss by itself: take bf16 or fp32"}
+    if asked is DistributedType.DEEPSPEED:
+        refused["fp64"] = "keeps its weights in fp32: take fp32 or bf16"
+    if precision in refused:
+        raise UserError(
+            f"train.precision={precision} can't be used: {asked.value} {refused[precision]}"
+        )
+    if asked is DistributedType.DEEPSPEED and config.train.guard != "stop":
+        raise UserError(
+            f"train.guard={config.train.guard} can't be used under DeepSpeed, which keeps a gradient that was left "
+            "out: take train.guard=stop, or launch/fsdp2.yaml"
+        )
+    untried = {
+        f"adversarial.weight={config.adversarial.weight:g}": config.adversarial.weight > 0,
+        "train.decoder_only=true": config.train.decoder_only,
+    }
+    for key in (key for key, is_set in untried.items() if is_set):
+        raise UserError(f"{key} was never tried under {asked.value}: take launch/multi_gpu.yaml")
+
+
+def make_engine(
+    accelerator: Accelerator,
+    bare: LatentModel,
+    optimizer: torch.optim.Optimizer,
+    train: TrainConfig,
+    max_grad_norm: float,
+) -> Engine:
+    """The engine of the world that was launched, under the network and its optimizer."""
+    kind: type[Engine] = Engine
+    if accelerator.distributed_type == DistributedType.FSDP:
+        kind = FSDP2
+    elif accelerator.distributed_type == DistributedType.DEEPSPEED:
+        from dvae.zero import make_zero
+
+        kind = make_zero(accelerator)
+    return kind(accelerator, bare, optimizer, train, max_grad_norm)

@@ -1,0 +1,266 @@
+"""How like the data a network's pictures are: `dvae evaluate WEIGHTS SHARDS --samples N`.
+
+Reconstructions and samples apart, each beside what real pictures score, in the pooled features of
+EfficientNet-Lite0 (`kd_effnetlite0`, `fd_effnetlite0`: neither is KID or FID, which take Inception's).
+Everything is drawn by the seed and compared by one process, so that no number depends on how many
+train or measure.
+"""
+
+import hashlib
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dvae.data.batches import Pictures
+from dvae.data.manifest import find_split
+from dvae.data.reader import Place, Reader
+from dvae.data.storage import Location
+from dvae.distances import (
+    Measured,
+    frechet_distance,
+    kernel_distance,
+    mean_with_interval,
+    nearest,
+    precision,
+    recall,
+)
+from dvae.errors import UserError
+from dvae.features.distance import map_distance
+from dvae.features.effnet_lite0 import EffNetLite0, load_effnet_lite0
+from dvae.generate import Sampling, reconstruct, sample
+from dvae.pictures import grid, save_png, to_network, to_pixels
+from dvae.spectra import high_frequency_ratio
+from dvae.weights import Weights
+
+LEAST = 100  # pictures of each kind: below it the intervals say nothing
+MOST_TRAIN = 20_000  # training pictures that the nearest ones are looked for among
+BATCH = 50
+NEAR = 0.01  # of the held-out pictures lie as near to a training picture as "near" means
+SHOWN = 8  # samples over their nearest training pictures
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How like the reference, real training pictures, some pictures are."""
+
+    pictures: str
+    count: int
+    distinct: int
+    kd_effnetlite0: Measured
+    fd_effnetlite0: Measured
+    precision: Measured
+    recall: Measured
+    high_frequency: float  # power above half of the highest frequency, over that of real pictures
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Whether samples are copies: distances to the nearest training picture, in feature space."""
+
+    train: int  # pictures that were looked through
+    held_out_median: float  # of real pictures that weren't trained on
+    samples_median: float
+    near: float  # share of the samples nearer than 99 % of the held-out ones are; 0.01 by chance
+    nearest: list[dict[str, object]]  # of each sample
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What `measure_quality` found."""
+
+    rows: list[Likeness]
+    perceptual_effnetlite0: Measured  # of reconstructions of held-out pictures, to them
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Real training pictures, and the network that compares others with them."""
+
+    network: EffNetLite0
+    images: Tensor  # (m, 3, S, S) uint8
+    features: Tensor  # (m, 1280)
+    count: int  # the first of them are the reference
+    seed: int  # of the bootstrap
+
+    def likeness(self, name: str, images: Tensor, features: Tensor | None = None) -> Likeness:
+        """How like the reference (n, 3, S, S) uint8 pictures are."""
+        found = in_features(self.network, images) if features is None else features
+        reference = self.features[: self.count]
+        return Likeness(
+            name,
+            len(images),
+            distinct(images),
+            kernel_distance(found, reference, self.seed),
+            frechet_distance(found, reference, self.seed),
+            precision(reference, found),
+            recall(reference, found),
+            high_frequency_ratio(as_input(images), as_input(self.images[: self.count])),
+        )
+
+
+@torch.no_grad()
+def measure_quality(
+    weights: Weights,
+    train: Location,
+    held_out: Location,
+    split: str,
+    count: int,
+    seed: int = 0,
+    sheet: Path | None = None,
+) -> Quality:
+    """Compare `count` reconstructions and samples with real pictures.
+
+    Args:
+        weights: to be measured.
+        train: shards with a split train, that the weights learnt.
+        held_out: shards that it didn't.
+        split: of those.
+        count: of each kind, at most; fewer where a split has fewer.
+        seed: of the samples, and of which pictures are taken.
+        sheet: a PNG for the samples that are nearest to a training picture, over it.
+
+    Raises:
+        UserError: there are fewer than 100 pictures of a kind.
+    """
+    learnt = Pictures(Reader(find_split(train, "train")), weights.model.image_size)
+    others = Pictures(Reader(find_split(held_out, split)), weights.model.image_size)
+    chosen = some(learnt, MOST_TRAIN, seed)
+    refuse_few(count, len(others.reader), len(chosen))
+    network = load_effnet_lite0()
+    images, ids = pictures(learnt, chosen)
+    judge = Judge(network, images, in_features(network, images), min(count, len(images)), seed)
+    true, _ = pictures(others, some(others, count, seed))
+    seen = in_features(network, true)
+    back = to_pixels(reconstruct(weights, as_input(true)))
+    drawn = {
+        name: to_pixels(sample(weights, count, seed, how))
+        for name, how in ways_to_sample(weights).items()
+    }
+
+    rows = [judge.likeness("held-out pictures", true, seen)]
+    rows.append(judge.likeness("reconstructions", back))
+    rows += [judge.likeness(name, made) for name, made in drawn.items()]
+    if len(images) >= count + LEAST:
+        other = slice(count, 2 * count)
+        floor = judge.likeness("other training pictures", images[other], judge.features[other])
+        rows.insert(0, floor)
+    first = next(iter(drawn.values()))
+    places, distances = nearest(in_features(network, first), judge.features)
+    held_out_distances = nearest(seen, judge.features)[1]
+    if sheet:
+        closest = distances.argsort()[:SHOWN]
+        pairs = torch.cat([first[closest], images[places[closest]]])
+        save_png(grid(as_input(pairs), len(closest)), sheet)
+    where = [learnt.reader.place(int(ids[place])) for place in places.tolist()]
+    memory = memorised(held_out_distances, distances, where, len(images))
+    return Quality(rows, mean_with_interval(perceptual(network, back, true)), memory)
+
+
+def ways_to_sample(weights: Weights) -> dict[str, Sampling]:
+    """The fitted prior, where there is one, and N(0, I), where the network has a Gaussian."""
+    ways = {}
+    if weights.prior:
+        ways[f"samples, {weights.prior.about.kind} prior"] = Sampling()
+    if weights.model.is_variational:
+        ways["samples, N(0, I)"] = Sampling(normal=True)
+    if not ways:
+        raise UserError("a plain autoencoder without a fitted prior can't be sampled: fit one")
+    return ways
+
+
+def memorised(held_out: Tensor, samples: Tensor, where: list[Place], train: int) -> Memory:
+    """From the distances of both to their nearest training pictures, and where those of samples are."""
+    near = float((samples < torch.quantile(held_out, NEAR)).double().mean())
+    rows: list[dict[str, object]] = [
+        {"shard": place.shard, "key": place.key, "distance": distance}
+        for place, distance in zip(where, samples.tolist(), strict=True)
+    ]
+    return Memory(train, float(held_out.median()), float(samples.median()), near, rows)
+
+
+def refuse_few(count: int, held_out: int, train: int) -> None:
+    """Stop where no interval would mean anything.
+
+    Raises:
+        UserError: there are fewer than 100 pictures of a kind.
+    """
+    for name, found in (("--samples", count), ("held-out pictures", held_out), ("train", train)):
+        if found < LEAST:
+            raise UserError(f"{name}: {found} is too few for a distance of sets: {LEAST} at least")
+
+
+def pictures(source: Pictures, ids: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """Centres of pictures, (n, 3, S, S) uint8, and their ids, without the unreadable ones."""
+    size = source.image_size
+    images = np.zeros((len(ids), size, size, 3), dtype=np.uint8)
+    bad = source.decode_into(images, ids, source.crops(ids, np.zeros_like(ids)))
+    good = ~np.isin(ids, [entry.sample for entry in bad])
+    return torch.from_numpy(images[good]).permute(0, 3, 1, 2), ids[good]
+
+
+def some(source: Pictures, count: int, seed: int) -> np.ndarray:
+    """`count` sample ids of a split, drawn without replacement."""
+    return np.random.default_rng(seed).permutation(len(source.reader))[:count]
+
+
+def as_input(images: Tensor) -> Tensor:
+    """(n, 3, H, W) uint8 -> [-1, 1], as networks and grids take it."""
+    return to_network(images.permute(0, 2, 3, 1), torch.device("cpu"), torch.float32)
+
+
+def distinct(images: Tensor) -> int:
+    """How many of (n, 3, H, W) uint8 pictures differ."""
+    return len({hashlib.sha256(image.contiguous().numpy().data).digest() for image in images})
+
+
+def in_features(network: EffNetLite0, images: Tensor) -> Tensor:
+    """(n, 3, H, W) uint8 -> (n, 1280) float64."""
+    return torch.cat([network.pooled(as_input(part)) for part in images.split(BATCH)]).double()
+
+
+def perceptual(network: EffNetLite0, images: Tensor, true: Tensor) -> Tensor:
+    """The distance of each picture from its own: (n, 3, H, W) uint8 twice -> (n,)."""
+    pairs = zip(images.split(BATCH), true.split(BATCH), strict=True)
+    found = [map_distance(network.maps(as_input(a)), network.maps(as_input(b))) for a, b in pairs]
+    return torch.cat(found).double()
+
+
+def table(quality: Quality) -> str:
+    """What was measured, in lines."""
+    lines = [
+        f"\n{'':32}{'n':>6}{'distinct':>9}  kd_effnetlite0, fd_effnetlite0, precision, recall, "
+        "high-frequency power"
+    ]
+    for row in quality.rows:
+        numbers = (row.kd_effnetlite0, row.fd_effnetlite0, row.precision, row.recall)
+        shown = "  ".join(map(str, numbers))
+        lines.append(
+            f"{row.pictures:32}{row.count:6}{row.distinct:9}  {shown}  {row.high_frequency:.3f}"
+        )
+    memory = quality.memory
+    lines += [
+        f"perceptual_effnetlite0 of reconstructions  {quality.perceptual_effnetlite0}",
+        f"nearest of {memory.train} training pictures: samples at {memory.samples_median:.3g}, "
+        f"held-out pictures at {memory.held_out_median:.3g} (medians); {100 * memory.near:.1f} % of "
+        "the samples are nearer than 99 % of the held-out pictures (by chance 1 %)",
+    ]
+    return "\n".join(lines)
+
+
+def report(
+    weights: Weights,
+    train: Location,
+    held_out: Location,
+    split: str,
+    count: int,
+    sheet: Path | None,
+) -> dict[str, object]:
+    """Measure, print the table, and give the same as JSON's types."""
+    quality = measure_quality(weights, train, held_out, split, count, sheet=sheet)
+    sys.stdout.write(table(quality) + "\n")
+    return asdict(quality)
