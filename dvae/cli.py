@@ -99,6 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument("shards", help="a folder of shards, local or remote")
     health.add_argument("--split", default="val")
     health.add_argument("--images", type=_positive, default=0, help="how many; 0: all")
+
+    kept = _add(commands, "checkpoints", _checkpoints, "list, verify, prune, export", weights=False)
+    kept.add_argument("run", type=Path, help="the folder of a run")
+    kept.add_argument("--prune", action="store_true", help="remove those that needn't be kept")
+    kept.add_argument("--keep", type=_positive, help="the last K whole ones (of the recipe)")
+    kept.add_argument("--keep-every", type=_positive, help="and every Nth step (of the recipe)")
+    kept.add_argument("--export", metavar="STEP", help="a step, best or last, to --out")
+    kept.add_argument("--out", type=Path, default=Path("weights"), help="a new weights folder")
     return parser
 
 
@@ -222,6 +230,15 @@ def _health(given: argparse.Namespace) -> None:
     from dvae.health import report
 
     report(_load(given), given.weights, given.shards, given.split, given.images)
+
+
+def _checkpoints(given: argparse.Namespace) -> int:
+    from dvae import inventory
+
+    if given.export:
+        inventory.export_checkpoint(given.run, given.export, given.out)
+        return 0
+    return inventory.report(given.run, given.keep, given.keep_every, given.prune)
 
 
 def _load(given: argparse.Namespace) -> "Weights":

@@ -216,12 +216,15 @@ class TrainConfig(Part):
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     channels_last: bool = Field(True, json_schema_extra=FREE)
-    guard: Literal["stop", "skip"] = Field(
+    guard: Literal["stop", "skip", "rollback"] = Field(
         "stop", json_schema_extra=FREE
-    )  # what a loss that isn't finite does
+    )  # what a loss or gradient that isn't finite, or is a spike, does
+    spike: float = Field(100.0, ge=0, json_schema_extra=FREE)  # times the median; 0: none is one
     log_every: Positive = Field(10, json_schema_extra=FREE)  # steps
     save_every: Positive = Field(500, json_schema_extra=FREE)
     keep: Positive = Field(2, json_schema_extra=FREE)  # checkpoints, besides the best
+    keep_every: Count = Field(0, json_schema_extra=FREE)  # those of every so many steps; 0: none
+    async_save: bool = Field(True, json_schema_extra=FREE)  # train on while a checkpoint is written
 
     @model_validator(mode="after")
     def _check_start(self) -> "TrainConfig":

@@ -218,9 +218,9 @@ def check_recipe(engine: DistributedType | None, config: Config) -> None:
         raise UserError(
             f"train.precision={precision} can't be used: {engine.value} {refused[precision]}"
         )
-    if engine is DistributedType.DEEPSPEED and config.train.guard == "skip":
+    if engine is DistributedType.DEEPSPEED and config.train.guard != "stop":
         raise UserError(
-            "train.guard=skip can't be used under DeepSpeed, which keeps a gradient that was left "
+            f"train.guard={config.train.guard} can't be used under DeepSpeed, which keeps a gradient that was left "
             "out: take train.guard=stop, or launch/fsdp2.yaml"
         )
     untried = {

@@ -1,5 +1,6 @@
 """What ends a command without a traceback, and the exit code that it ends with."""
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -28,10 +29,19 @@ class NonFiniteError(UserError):
     exit_code = 5
 
 
+class ResourceError(UserError):
+    """The disk or the memory doesn't suffice (exit code 6)."""
+
+    exit_code = 6
+
+
 class DiscriminatorWonError(UserError):
     """The discriminator won for longer than the recipe allows (exit code 5)."""
 
     exit_code = 5
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def exit_code_of(command: Callable[[], int | None]) -> int:
@@ -42,10 +52,13 @@ def exit_code_of(command: Callable[[], int | None]) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except OSError as error:
-        if error.filename is None:
+        is_full = error.errno in FULL
+        if error.filename is None and not is_full:
             raise
-        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
-        return 2
+        place = f"{error.filename}: " if error.filename else ""
+        remedy = ": make room, and run the same command again" if is_full else ""
+        sys.stderr.write(f"error: {place}{error.strerror}{remedy}\n")
+        return ResourceError.exit_code if is_full else UserError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130

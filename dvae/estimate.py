@@ -17,7 +17,6 @@ from dvae.memory import Sizes
 DEVICES = {  # bytes, as their makers count them
     "a100-40": 40e9,
     "a100-80": 80e9,
-    "b200": 180e9,
     "h100": 80e9,
     "h200": 141e9,
     "l4": 24e9,
@@ -26,7 +25,6 @@ DEVICES = {  # bytes, as their makers count them
     "rtx4090": 24e9,
     "rtx5090": 32e9,
     "t4": 16e9,
-    "v100": 16e9,
 }
 FREE = 0.1  # of a device, for backward's own maps, kernels' workspaces and the allocator
 STAGED = 5 * 10**8  # numbers of DeepSpeed's buffer, reduce_bucket_size, whatever the network

@@ -7,11 +7,11 @@ import os
 import signal
 from itertools import count
 
-_NAME, _, _COUNT = os.environ.get("DVAE_FAILPOINT", "").partition(":")
 _visits = count(1)
 
 
 def failpoint(name: str) -> None:
     """Die here if the environment says so."""
-    if name == _NAME and next(_visits) == int(_COUNT or 1):
+    place, _, number = os.environ.get("DVAE_FAILPOINT", "").partition(":")
+    if name == place and next(_visits) == int(number or 1):
         os.kill(os.getpid(), signal.SIGKILL)

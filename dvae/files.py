@@ -113,11 +113,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
+        failpoint("folder flushed")
         write_manifest(temporary)
+        failpoint("folder written")
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
+            failpoint("folder aside")
         temporary.rename(path)
+        failpoint("folder renamed")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     flush_folder(path.parent)

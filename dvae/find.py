@@ -22,7 +22,7 @@ def load(source: str) -> Weights:
         UserError: there is no such thing.
         CheckpointError: the folder is damaged or holds something else.
     """
-    path = Path(source)
+    path = _named(Path(source))
     if (path / STATE).is_file():
         return _of_checkpoint(path.absolute())
     if is_diffusers(path):
@@ -41,9 +41,24 @@ def load(source: str) -> Weights:
         raise UserError(f"{source} is neither a folder here nor on the Hub: {reason}") from None
 
 
+def _named(path: Path) -> Path:
+    """The checkpoint that `checkpoints/best` or `checkpoints/last` means; other paths as they are."""
+    if path.parent.name != "checkpoints" or path.name not in ("best", "last") or path.exists():
+        return path
+    newest, _ = Checkpoints(path.parent, 1).newest()
+    if newest is None:
+        raise CheckpointError(f"{path.parent} holds no whole checkpoint")
+    if path.name == "last":
+        return newest
+    best = read_state(newest).best_step
+    if best is None:
+        raise CheckpointError(f"{path.parents[1]} was not measured yet: take {path.parent}/last")
+    return path.parent / f"step-{best:08d}"
+
+
 def state_of(source: str) -> State | None:
     """The counters of a run's newest whole checkpoint, or of the checkpoint itself; None of others."""
-    path = Path(source)
+    path = _named(Path(source))
     if (path / STATE).is_file():
         return read_state(path)
     newest, _ = Checkpoints(path / "checkpoints", keep=1).newest()

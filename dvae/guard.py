@@ -1,10 +1,20 @@
-"""What may not reach the weights: bad samples, what is not finite, a generator that lost its game."""
+"""What may not reach the weights: bad samples, what isn't finite or is a spike, a lost game."""
 
+import json
+import math
+from statistics import median
+
+from dvae.checkpoint import State, read_state, restore_rival
 from dvae.data.batches import Batch
 from dvae.errors import DataError, DiscriminatorWonError, NonFiniteError
 from dvae.find import load
+from dvae.resume import Tensors, restored
 from dvae.session import BAD_SAMPLES, Run, as_tensor, say
 from dvae.weights import export
+
+REPORT = "guard.jsonl"  # in the run's folder: every step that wasn't taken
+USUAL = 5  # good steps that a spike is measured by
+SMALLEST_SCALE = 2.0**-10  # of fp16; it begins at 2^16
 
 
 def count_good(run: Run, batch: Batch) -> float:
@@ -34,25 +44,124 @@ def count_good(run: Run, batch: Batch) -> float:
     return good
 
 
-def leave_out(run: Run, batch: Batch, count: float) -> None:
-    """Take no step: there was no good picture, or the loss isn't finite and the recipe says skip.
+def is_odd(run: Run, grad_norm: float) -> bool:
+    """Whether this process's gradient isn't finite or is a spike."""
+    return not math.isfinite(grad_norm) or _is_spike(run, grad_norm, run.state.norms)
+
+
+def what_is_wrong(run: Run, loss: float, odd: float) -> str:
+    """Why the optimizer may not move; empty where it may. The same answer on all processes.
+
+    Args:
+        run: whose optimizer it is.
+        loss: of the global batch, nats per image.
+        odd: how many processes hold a gradient that `is_odd`.
+    """
+    scaler = run.accelerator.scaler
+    if not math.isfinite(loss):
+        return "its loss is not finite"
+    if scaler is not None:  # an overflowing gradient is the scaler's affair, until it gives in
+        return collapse_of(scaler.get_scale()) if odd else ""
+    if odd:
+        return (
+            f"its gradient is not finite, or more than {run.config.train.spike:g} times the usual"
+        )
+    if _is_spike(run, loss, run.state.losses):
+        return f"its loss of {loss:.4g} is more than {run.config.train.spike:g} times the usual"
+    return ""
+
+
+def collapse_of(scale: float) -> str:
+    """What to say of a loss scale of fp16 that has been halved too often; empty where it hasn't."""
+    if scale >= SMALLEST_SCALE:
+        return ""
+    return f"the loss scale of fp16 has collapsed to {scale:.3g} (take train.precision=bf16)"
+
+
+def note_good(state: State, loss: float, grad_norm: float) -> None:
+    """Remember a good step: later ones are measured by its like."""
+    state.losses = [*state.losses, loss][-USUAL:]
+    state.norms = [*state.norms, grad_norm][-USUAL:]
+
+
+def leave_out(run: Run, batch: Batch, count: float, reason: str) -> None:
+    """Take no step: there was no good picture, or something is wrong.
+
+    With `train.guard=skip` the batch is left out; with `rollback` the weights are those of the last
+    checkpoint again, so that all batches since are; `guard.jsonl` names the samples and the reason.
 
     Raises:
-        NonFiniteError: the loss isn't finite and the recipe says stop.
+        NonFiniteError: the recipe says stop, or there's no other checkpoint to go back to.
     """
     if not count:
         return
     if run.accelerator.scaler is not None:
         run.accelerator.scaler.update()  # the gradients were unscaled: it waits for a step otherwise
-    if run.config.train.guard == "skip":
-        say(run, f"step {run.state.step + 1} left out: its loss or gradient is not finite")
+    step, action = run.state.step + 1, run.config.train.guard
+    _write_down(run, batch, reason, action)
+    if action == "skip":
+        say(run, f"step {step} left out: {reason}; {run.config.folder / REPORT} names its samples")
+        return
+    if action == "rollback" and _roll_back(run):
+        say(run, f"step {step}: {reason}; back to the weights of step {run.state.rolled_back}")
         return
     raise NonFiniteError(
-        f"the loss or its gradient is not finite at step {run.state.step + 1} (epoch {batch.epoch}, "
-        f"samples {batch.ids[:8].tolist()} … on process {run.accelerator.process_index}): the "
-        "last checkpoint is whole: go on with train.guard=skip, or lower optim.learning_rate under "
-        "another run.name"
+        f"step {step} (epoch {batch.epoch}): {reason}: {run.config.folder / REPORT} names its samples "
+        "and the last checkpoint is whole: go on with train.guard=skip, or lower optim.learning_rate "
+        "under another run.name"
     )
+
+
+def _is_spike(run: Run, value: float, usual: list[float]) -> bool:
+    factor = run.config.train.spike
+    return bool(factor) and len(usual) == USUAL and value > factor * median(map(abs, usual))
+
+
+def _write_down(run: Run, batch: Batch, reason: str, action: str) -> None:
+    """Append a line to a list that all processes share."""
+    line = {
+        "step": run.state.step + 1,
+        "epoch": batch.epoch,
+        "process": run.accelerator.process_index,
+        "reason": reason,
+        "guard": action,
+        "samples": batch.ids.tolist(),
+    }
+    with (run.config.folder / REPORT).open("ab", buffering=0) as file:
+        file.write((json.dumps(line) + "\n").encode())
+
+
+def _roll_back(run: Run) -> bool:
+    """Take the weights of the last checkpoint; False if there's none, or it led here before."""
+    run.saver.wait()
+    run.accelerator.wait_for_everyone()
+    path, _ = run.checkpoints.newest()
+    if path is None or read_state(path).step == run.state.rolled_back:
+        return False
+    before = restored(run.checkpoints, run.bare, run.ema is not None, is_main=False)
+    assert before.network is not None
+    assert before.optimizer is not None
+    _put(run, run.engine.parts(), before.network)
+    for name, buffer in run.bare.named_buffers():
+        if name in before.network:
+            buffer.copy_(before.network[name])
+    if run.ema and before.average:
+        _put(run, run.ema.parts, before.average)
+    run.engine.load_optimizer(before.optimizer)
+    if run.judges.rival:
+        restore_rival(path, run.judges.rival)
+    saved = before.state
+    run.state.mean_error, run.state.rolled_back = saved.mean_error, saved.step
+    run.state.losses, run.state.norms = saved.losses, saved.norms
+    run.state.standing = saved.standing
+    if run.judges.adversary:
+        run.judges.adversary.standing = saved.standing
+    return True
+
+
+def _put(run: Run, parts: Tensors, whole: Tensors) -> None:
+    for name, part in parts.items():
+        part.copy_(run.engine.part_of(name, whole[name]))
 
 
 def check_game(run: Run) -> None:
@@ -64,6 +173,7 @@ def check_game(run: Run) -> None:
     config, state, adversary = run.config, run.state, run.judges.adversary
     if adversary is None or not adversary.has_won():
         return
+    run.saver.wait()
     good = run.checkpoints.names().get(state.good_step or 0)
     if good and run.accelerator.is_main_process:
         weights = load(str(good))

@@ -1,11 +1,13 @@
 """What a run does every so many steps: it measures itself, draws its grids, and saves."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
-from dvae.checkpoint import AVERAGE, NETWORK, OPTIMIZER, rival_files
+from dvae.checkpoint import AVERAGE, NETWORK, OPTIMIZER, on_host, rival_files
+from dvae.config import Config
 from dvae.data.batches import Batch
 from dvae.engine import Tensors
 from dvae.errors import DataError
@@ -15,7 +17,7 @@ from dvae.metrics import evaluate
 from dvae.networks import network_of
 from dvae.resume import note_data
 from dvae.session import BAD_SAMPLES, Run, as_tensor, say
-from dvae.weights import About, export
+from dvae.weights import About, export, step_of
 
 FIXED_SEED = 0  # of the latents that every sample grid decodes
 
@@ -60,51 +62,76 @@ def measure(run: Run) -> bool:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint and the weights folder, where they aren't there yet; all processes call this."""
-    accelerator, state, is_main = run.accelerator, run.state, run.accelerator.is_main_process
-    if state.step != run.checkpoints.last:
-        if accelerator.scaler is not None:
-            state.loss_scale = accelerator.scaler.state_dict()
-        if not state.standing.won:
-            state.good_step = state.step
-        files = {NETWORK: run.engine.network(run.engine.parts(), keep=is_main)}
-        if run.ema:
-            files[AVERAGE] = run.average(keep=is_main)
-        files[OPTIMIZER] = run.engine.optimizer_tensors(keep=is_main)
-        if run.judges.rival:
-            files |= rival_files(run.judges.rival)
-        if is_main:
-            note_data(state, run.streams.sources, run.checkpoints.folder)
-            run.checkpoints.save(state, files)
-            publish(run, files.get(AVERAGE, files[NETWORK]))
-        run.checkpoints.last = state.step
-    elif is_published_anew(run):  # an earlier life was killed before it came to this
+    """Write a checkpoint and the weights folder; training waits until they are copied, no longer.
+
+    All processes call this: a weight may lie in parts on all of them.
+    """
+    accelerator, is_main = run.accelerator, run.accelerator.is_main_process
+    if accelerator.scaler is not None:
+        run.state.loss_scale = accelerator.scaler.state_dict()
+    if not run.state.standing.won:
+        run.state.good_step = run.state.step
+    files = {NETWORK: run.engine.network(run.engine.parts(), keep=is_main)}
+    if run.ema:
+        files[AVERAGE] = run.average(keep=is_main)
+    files[OPTIMIZER] = run.engine.optimizer_tensors(keep=is_main)
+    if not is_main:
+        return
+    if run.judges.rival:
+        files |= rival_files(run.judges.rival)
+    state, about, files = copy.deepcopy(run.state), describe(run), on_host(files)
+
+    def write() -> None:
+        note_data(state, run.streams.sources, run.checkpoints.folder)
+        run.checkpoints.save(state, files)
+        publish(run.config, files.get(AVERAGE, files[NETWORK]), about)
+
+    run.saver.start(f"the checkpoint of step {state.step}", write)
+
+
+def finish(run: Run) -> None:
+    """Save the last step if that isn't done yet, and wait until everything is on the disk."""
+    is_main = run.accelerator.is_main_process
+    run.saver.wait()
+    lacks = [
+        float(is_main and run.state.step != run.checkpoints.last),
+        float(is_main and not is_published(run)),  # a run may be killed before it is
+    ]
+    unsaved, unpublished = run.accelerator.reduce(as_tensor(run, lacks), "sum").tolist()
+    if unsaved:
+        save(run)
+    elif unpublished:
         tensors = run.average(keep=is_main)
         if is_main:
-            publish(run, tensors)
-    accelerator.wait_for_everyone()
+            weights, about = on_host({AVERAGE: tensors})[AVERAGE], describe(run)
+            run.saver.start("the weights folder", lambda: publish(run.config, weights, about))
+    run.saver.finish()
+    run.accelerator.wait_for_everyone()
 
 
-def is_published_anew(run: Run) -> bool:
-    """Whether the weights folder is missing or damaged, which the main process tells the others."""
-    lacks = run.accelerator.is_main_process and damage(run.config.folder / "weights")
-    return bool(run.accelerator.reduce(as_tensor(run, [float(bool(lacks))]), "sum"))
-
-
-def publish(run: Run, tensors: Tensors) -> None:
-    """Write the weights folder."""
+def describe(run: Run) -> About:
+    """What the weights of this moment are."""
     config, state = run.config, run.state
-    recipe = config.model_dump(mode="json", exclude={"run"})
-    about = About(
+    return About(
         config.model,
         config.loss,
         run.scale,
         state.step,
         dict(state.metrics),
         state.measured,
-        recipe,
+        config.model_dump(mode="json", exclude={"run"}),
     )
+
+
+def publish(config: Config, tensors: Tensors, about: About) -> None:
+    """Write the weights folder."""
     export(config.folder / "weights", network_of(config.model, tensors), about)
+
+
+def is_published(run: Run) -> bool:
+    """Whether the weights folder is whole and of this step."""
+    folder = run.config.folder / "weights"
+    return damage(folder) is None and step_of(folder) == run.state.step
 
 
 def _noting_bad(batches: Iterable[Batch], path: Path) -> Iterator[Batch]:

@@ -27,6 +27,7 @@ from dvae.optim import make_optimizer
 from dvae.pictures import to_network
 from dvae.recipe import differences, parse_config, read_toml, to_toml
 from dvae.resume import restored, settle_data
+from dvae.saver import Saver
 from dvae.streams import Streams
 from dvae.weights import mismatches
 
@@ -45,6 +46,7 @@ class Run:
     engine: Engine  # holds the network and its optimizer
     ema: Ema | None
     checkpoints: Checkpoints
+    saver: Saver
     monitor: Monitor
     state: State
     judges: Judges
@@ -131,7 +133,9 @@ def set_up(
     last = config.train.channels_last and not flat  # engines cut what is contiguous
     layout = torch.channels_last if last else torch.contiguous_format
     bare.to(accelerator.device).to(memory_format=layout)  # type: ignore[call-overload]
-    checkpoints = Checkpoints(config.folder / "checkpoints", config.train.keep)
+    checkpoints = Checkpoints(
+        config.folder / "checkpoints", config.train.keep, config.train.keep_every
+    )
     if config.train.start and not checkpoints.names():
         begin_from(config.train.start, bare)
     if config.train.decoder_only:
@@ -168,6 +172,7 @@ def set_up(
         engine=engine,
         ema=ema,
         checkpoints=checkpoints,
+        saver=Saver(config.train.async_save),
         monitor=monitor,
         state=state,
         judges=judges,

@@ -1,15 +1,35 @@
-"""Named tensors in safetensors files: reading, comparing, and the digest that names a network."""
+"""Named tensors in safetensors files: writing, reading, comparing, and the digest that names a network."""
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dvae.errors import CheckpointError
+
+
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it can't be written, as on a full disk.
+    """
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(whole, path, metadata)
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # the library doesn't raise OSError
+        if not found:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

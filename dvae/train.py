@@ -23,10 +23,10 @@ from dvae.config import Config
 from dvae.data.batches import Batch
 from dvae.errors import exit_code_of
 from dvae.files import locked
-from dvae.guard import check_game, count_good, leave_out
+from dvae.guard import check_game, count_good, is_odd, leave_out, note_good, what_is_wrong
 from dvae.latents import keyed_normal
 from dvae.losses import kl_weight, loss_terms, steered
-from dvae.milestones import measure, save
+from dvae.milestones import finish, measure, save
 from dvae.networks import has_batch_statistics
 from dvae.optim import learning_rate, set_learning_rate
 from dvae.pictures import batch_images
@@ -54,7 +54,7 @@ class Totals(NamedTuple):
     kl_paid: float  # with free bits
     perceptual: float  # weighted, nats
     adversarial: float  # weighted, nats
-    broken: float  # processes whose gradient isn't finite
+    broken: float  # processes whose gradient isn't finite, or is a spike
     stop: float  # processes that were asked to stop
 
 
@@ -96,9 +96,9 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
             stack.enter_context(locked(config.folder))
         claim_folder(config, accelerator, may_resume)
         run = set_up(config, accelerator, streams, accept_new_data)
-        stack.callback(run.monitor.close)
+        stack.callback(run.saver.wait)
         loop(run, request)
-        save(run)
+        finish(run)
         if accelerator.num_processes > 1:
             accelerator.end_training()
     if run.state.step < config.train.steps:
@@ -133,14 +133,19 @@ def loop(run: Run, request: StopRequest) -> None:
             grad_norm = run.engine.clip() if count else 0.0
             totals = add_up(run, sums, grad_norm, request)
 
-            if count and is_finite(run, totals):
+            paid = totals.nll + beta * totals.kl_paid + sum(totals[4:6])
+            loss = paid / max(count, 1)  # nats per image
+            wrong = what_is_wrong(run, loss, totals.broken)
+            if count and not wrong:
                 run.engine.step()
                 follow(run, totals, count, rate)
+                note_good(state, loss, grad_norm)
             else:
-                leave_out(run, batch, count)
+                leave_out(run, batch, count, wrong)
             run.engine.zero_grad()
             state.step += 1
             check_game(run)
+            run.saver.check()
 
             bar.update()
             run.monitor.count(config.train.global_batch_size, waited)
@@ -195,14 +200,8 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
 
 def add_up(run: Run, sums: Tensor, grad_norm: float, request: StopRequest) -> Totals:
     """The sums over all processes, and what all of them must decide alike."""
-    flags = as_tensor(run, [float(not math.isfinite(grad_norm)), float(request.signal > 0)])
+    flags = as_tensor(run, [float(is_odd(run, grad_norm)), float(request.signal > 0)])
     return Totals(*run.accelerator.reduce(torch.cat([sums, flags]), "sum").tolist())
-
-
-def is_finite(run: Run, totals: Totals) -> bool:
-    """Whether the optimizer may move; with fp16 an overflowing gradient is the loss scaler's affair."""
-    broken = totals.broken and run.accelerator.scaler is None
-    return not broken and math.isfinite(sum(totals[:6]))
 
 
 def follow(run: Run, totals: Totals, count: float, rate: float) -> None:

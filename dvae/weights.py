@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dvae import __version__, prior_files
@@ -23,7 +22,7 @@ from dvae.files import MANIFEST, damage, whole_folder
 from dvae.models.blocks import LatentModel
 from dvae.networks import build
 from dvae.prior_files import FittedPrior, read_prior, write_prior
-from dvae.tensors import digest, mismatches, read_tensors
+from dvae.tensors import digest, mismatches, read_tensors, write_tensors
 
 FORMAT = "dvae-weights/1"
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -98,9 +97,8 @@ def write_weights(
     folder: Path, model: LatentModel, about: About, prior: FittedPrior | None = None
 ) -> None:
     """Write the files of a weights folder into one that exists."""
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     text = json.dumps(about.to_json(), indent=1, sort_keys=True)
-    save_file(tensors, folder / MODEL, metadata={"format": "pt", "config": text})
+    write_tensors(model.state_dict(), folder / MODEL, {"format": "pt", "config": text})
     (folder / CONFIG).write_text(text + "\n")
     (folder / CARD).write_text(model_card(model, about, prior))
     if prior:
@@ -121,6 +119,14 @@ def read_weights(folder: Path) -> Weights:
     weights = open_network(folder / MODEL, _read_about(folder / CONFIG), CONFIG)
     weights.folder = folder
     return weights
+
+
+def step_of(folder: Path) -> int | None:
+    """The step that a weights folder is of; None where it isn't one."""
+    try:
+        return _read_about(folder / CONFIG).step
+    except CheckpointError:
+        return None
 
 
 def open_network(path: Path, about: About, source: str) -> Weights:

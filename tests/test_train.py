@@ -109,7 +109,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(recipe, train, mon
         train(recipe, "run.name=cut")
     monkeypatch.setattr(dvae.train, "add_up", add_up)
     assert list((runs / "cut" / "checkpoints").glob("step-*4")) == []
-    time.sleep(1)  # event files are ordered by the second that they were begun in
     assert train(recipe, "run.name=cut", "data.threads=1") == 0
     assert equal(tensors(runs / "whole", 6), tensors(runs / "cut", 6))
     assert state(runs / "whole", 6) == state(runs / "cut", 6)
@@ -250,38 +249,93 @@ def test_options_train(recipe, train, overrides):
     assert all(t.dtype == torch.float32 for t in weights.values())
 
 
-def poison(monkeypatch, at):
+def poison(monkeypatch, *steps, value=math.nan):
     import dvae.train
 
     def poisoned(run, batch, count, weight):
         sums = honest(run, batch, count, weight)
-        if run.state.step == at:
-            next(run.bare.parameters()).grad.fill_(math.nan)
+        if run.state.step in steps:
+            next(run.bare.parameters()).grad.fill_(value)
         return sums
 
     honest = dvae.train.forward_and_backward
     monkeypatch.setattr(dvae.train, "forward_and_backward", poisoned)
 
 
+def left_out(run):
+    return [json.loads(line) for line in (run / "guard.jsonl").read_text().splitlines()]
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
     recipe, train, monkeypatch, capsys
 ):
-    poison(monkeypatch, at=4)
+    poison(monkeypatch, 4)
     assert train(recipe) == 5
-    assert "not finite at step 5" in capsys.readouterr().err
+    assert "step 5 (epoch 1): its gradient is not finite" in capsys.readouterr().err
     run = recipe.parent / "runs" / "tiny"
     assert all(torch.isfinite(t).all() for t in tensors(run, 3).values())
     assert not (run / "checkpoints" / "step-00000005").exists()
 
 
-def test_a_gradient_that_is_not_finite_is_left_out_where_the_recipe_says_so(
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
+def test_what_is_not_finite_or_a_spike_is_left_out_where_the_recipe_says_so(
+    recipe, train, monkeypatch, capsys, value
+):
+    poison(monkeypatch, 5, value=value)
+    assert train(recipe, "train.guard=skip", "train.steps=7") == 0
+    assert "step 6 left out" in capsys.readouterr().out
+    run = recipe.parent / "runs" / "tiny"
+    (line,) = left_out(run)
+    assert (line["step"], line["guard"], len(line["samples"])) == (6, "skip", 16)
+    assert "not finite, or more than 100 times" in line["reason"]
+    assert all(torch.isfinite(t).all() for t in tensors(run, 7).values())
+
+
+def test_a_rollback_takes_the_weights_of_the_last_checkpoint_and_goes_on(
     recipe, train, monkeypatch, capsys
 ):
-    poison(monkeypatch, at=4)
-    assert train(recipe, "train.guard=skip") == 0
-    assert "step 5 left out" in capsys.readouterr().out
+    poison(monkeypatch, 4)
+    assert train(recipe, "train.guard=rollback", "eval.every=100", "train.save_every=3") == 0
+    assert "step 5: its gradient" in capsys.readouterr().out
     run = recipe.parent / "runs" / "tiny"
-    assert all(torch.isfinite(t).all() for t in tensors(run, 6).values())
+    assert state(run, 6)["rolled_back"] == 3
+    moved = tensors(run, 6)
+    assert {int(v) for k, v in moved.items() if k.endswith("/step")} == {4}  # three, and one more
+    assert all(torch.isfinite(t).all() for t in moved.values())
+
+
+def test_a_second_rollback_to_the_same_checkpoint_and_one_without_any_stop(
+    recipe, train, monkeypatch
+):
+    poison(monkeypatch, 1)
+    assert train(recipe, "train.guard=rollback", "run.name=first") == 5
+    monkeypatch.undo()
+    poison(monkeypatch, 4, 5)
+    assert train(recipe, "train.guard=rollback", "train.steps=9", "eval.every=100") == 5
+
+
+def test_weights_that_are_not_finite_are_not_saved(recipe, train, monkeypatch, capsys):
+    import dvae.train
+
+    def spoil(run, *arguments):
+        follow(run, *arguments)
+        if run.state.step == 3:
+            next(run.bare.parameters()).data.fill_(math.inf)
+
+    follow = dvae.train.follow
+    monkeypatch.setattr(dvae.train, "follow", spoil)
+    assert train(recipe, "train.save_every=1") == 5
+    assert "not finite" in capsys.readouterr().err
+    run = recipe.parent / "runs" / "tiny"
+    assert not (run / "checkpoints" / "step-00000004").exists()
+    assert all(torch.isfinite(t).all() for t in tensors(run, 3).values())
+
+
+def test_a_loss_scale_that_collapsed_is_named():
+    from dvae.guard import collapse_of
+
+    assert collapse_of(2.0**16) == ""
+    assert "fp16 has collapsed to 0.000488 (take train.precision=bf16)" in collapse_of(2.0**-11)
 
 
 def spoiled(shards, tmp_path, samples):

@@ -13,6 +13,7 @@ from tests.faults.limited import run_limited
 from tests.test_pack import make_source, tree
 
 FLAGS = ("--size", "20", "--val", "0.3", "--shard-bytes", "6K", "--workers", "2")
+BUDGETS = int(os.environ.get("DVAE_TEST_BUDGETS", 5))  # 50 by hand
 MANY = int(os.environ.get("DVAE_TEST_FILES", 20_000))  # in one folder; 10**6 takes three minutes
 _MOUNTED = """
 mount -t tmpfs -o size=$2 tmpfs "$1" && shift 2 || exit 99
@@ -55,7 +56,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("budget", random.Random(0).sample(range(200, 6000), 5))
+@pytest.mark.parametrize("budget", random.Random(0).sample(range(200, 6000), BUDGETS))
 def test_a_file_that_may_not_grow_halts_the_run_and_nothing_is_lost(
     budget, source, whole, tmp_path
 ):
@@ -66,11 +67,15 @@ def test_a_file_that_may_not_grow_halts_the_run_and_nothing_is_lost(
     check_halted(done, out, source, whole)
 
 
-def in_a_mount(script, *arguments, **environment):
+def in_a_mount(script, *arguments, seconds=60, **environment):
     """Run a script as root of a mount namespace of its own; skip where that isn't allowed."""
     command = ["unshare", "-m", "sh", "-c", script, "sh", *map(str, arguments)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env={**os.environ, **environment},
     )
     if done.returncode == 99 or "unshare" in done.stderr:
         pytest.skip(f"mounts are not allowed here: {done.stderr.strip()}")
