@@ -1,12 +1,13 @@
 """The plan's estimate of memory, against what real tensors take on the CPU."""
 
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dvae.estimate import DEVICES, find_estimates, largest_micro_batch
+from dvae.estimate import DEVICES, FREE, find_estimates, largest_micro_batch
 from dvae.judges import make_judges
 from dvae.losses import loss_terms
 from dvae.memory import find_sizes, kept_bytes
@@ -56,6 +57,20 @@ def test_activations_are_what_the_allocator_hands_out_in_a_forward_pass(name):
     held = sum(event.self_cpu_memory_usage for event in record.events())
     assert loss.requires_grad
     assert sizes.once + COUNT * sizes.picture == pytest.approx(held, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["resvae-64", "klvae-64"])
+def test_backward_s_own_maps_fit_into_the_part_left_free(name):
+    config = config_of(name)
+    sizes, model = find_sizes(config), build(config.model)
+    forward(model, config).backward()  # so that the gradients are there
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        forward(model, config, 2 * COUNT).backward()
+    found = [one for one in record.profiler.kineto_results.events() if one.name() == "[memory]"]
+    found.sort(key=lambda one: one.start_ns())
+    peak = max(accumulate(one.nbytes() for one in found))
+    kept = sizes.once + 2 * COUNT * sizes.picture
+    assert kept < peak < kept / (1 - FREE)
 
 
 @pytest.mark.parametrize("name", ["resvae-64", "klvae-64", "klvae-64-crisp"])
