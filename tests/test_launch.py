@@ -9,7 +9,12 @@ import sys
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
+
+from dvae.engine import check_recipe
+from dvae.errors import UserError
+from dvae.recipe import load_config
 
 from .conftest import ROOT
 
@@ -117,3 +122,17 @@ def test_two_machines_train_one_network(recipe):
     assert "done: 6 steps" in told[0]
     assert "done: 6 steps" not in told[1]
     assert load_file(recipe.parent / "runs" / "tiny" / "weights" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.precision=fp16", "FSDP scales the loss by itself"),
+        ("adversarial.weight=0.1", "adversarial.weight=0.1 was never tried under FSDP"),
+    ],
+)
+def test_what_fsdp_can_not_do_is_refused_by_name(recipe, override, message):
+    config = load_config(recipe, [override])
+    with pytest.raises(UserError, match=message):
+        check_recipe(DistributedType.FSDP, config)
+    check_recipe(None, config)  # one process and DDP do all

@@ -152,7 +152,6 @@ def test_a_checkpoint_goes_on_under_any_other_engine(tmp_path, folder, shards, a
     [
         ("zero2", "train.precision=fp64", "DEEPSPEED keeps its weights in fp32"),
         ("zero3", "train.guard=skip", "can't be used under DeepSpeed"),
-        ("fsdp2", "train.precision=fp16", "FSDP scales the loss by itself"),
     ],
 )
 def test_what_an_engine_can_not_do_is_refused_by_name(tmp_path, shards, engine, override, message):
