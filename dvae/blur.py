@@ -21,19 +21,15 @@ import torch
 from torch import Tensor
 
 from dvae.chart import line_chart
-from dvae.data.batches import Pictures, first_batch
-from dvae.data.manifest import find_split
-from dvae.data.reader import Reader
-from dvae.data.storage import Location
 from dvae.encode import encode_images
 from dvae.errors import UserError
-from dvae.features.distance import map_distance
 from dvae.features.effnet_lite0 import EffNetLite0, load_effnet_lite0
 from dvae.files import whole_folder, write_json
 from dvae.generate import Sampling, decode_latents, draw_latents
 from dvae.metrics import psnr
 from dvae.models.blocks import LatentModel, reparameterise
-from dvae.pictures import batch_images, grid, save_png, to_pixels
+from dvae.pictures import grid, save_png, to_pixels
+from dvae.quality import perceptual
 from dvae.spectra import high_frequency_ratio, power_spectrum
 from dvae.weights import Weights
 
@@ -136,15 +132,6 @@ def best_codes(model: LatentModel, images: Tensor, start: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def held_out(weights: Weights, shards: Location, split: str, count: int) -> Tensor:
-    """The first pictures of a split: (n, 3, S, S) in [-1, 1]."""
-    batch = first_batch(
-        Pictures(Reader(find_split(shards, split)), weights.model.image_size), count
-    )
-    images = batch_images(batch, torch.device("cpu"), torch.float32)
-    return images[torch.from_numpy(batch.weights > 0)]
-
-
 def report(weights: Weights, images: Tensor, out: Path, autoencoder: Weights | None = None) -> None:
     """Measure, print the table, and write blur.json, spectra.svg and stages.png into a new folder."""
     if out.exists():
@@ -190,15 +177,6 @@ def _stage(name: str, made: Tensor, images: Tensor, network: EffNetLite0 | None)
     decibels = far = None
     if name in PAIRED:
         decibels = float(psnr(to_pixels(made).double(), to_pixels(images).double()).mean())
-        far = perceptual(network, made, images) if network else None
+        far = float(perceptual(network, made, images).mean()) if network else None
     spectrum = power_spectrum(made).tolist()
     return Stage(name, high_frequency_ratio(made, images), decibels, far, spectrum)
-
-
-@torch.no_grad()
-def perceptual(network: EffNetLite0, made: Tensor, images: Tensor) -> float:
-    """The mean distance of pictures from their own, (n, 3, S, S) in [-1, 1] twice."""
-    pairs = zip(made.split(50), images.split(50), strict=True)
-    return float(
-        torch.cat([map_distance(network.maps(a), network.maps(b)) for a, b in pairs]).mean()
-    )

@@ -218,11 +218,12 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 
 def _blur(given: argparse.Namespace) -> None:
-    from dvae.blur import held_out, report
+    from dvae.blur import report
     from dvae.find import load
+    from dvae.generate import of_shards
 
     weights = _load(given)
-    images = held_out(weights, given.shards, given.split, given.images)
+    images = of_shards(weights, given.shards, given.split, given.images)
     report(weights, images, given.out, given.autoencoder and load(given.autoencoder))
 
 

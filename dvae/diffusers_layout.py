@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from safetensors.torch import save_file
 
 from dvae.config import KLVAEConfig, LossConfig
 from dvae.errors import CheckpointError, UserError
 from dvae.files import whole_folder
-from dvae.weights import CONFIG, About, Weights, network_of, read_tensors
+from dvae.tensors import read_tensors, write_tensors
+from dvae.weights import CONFIG, About, Weights, network_of
 
 KIND = "AutoencoderKL"
 MODEL = "diffusion_pytorch_model.safetensors"
@@ -44,12 +44,12 @@ def write_diffusers(out: Path, weights: Weights) -> None:
     if out.exists():
         raise UserError(f"{out} exists: give the name of a new folder")
     tensors = {
-        name.replace(".skip.", ".conv_shortcut."): tensor.contiguous().cpu()
+        name.replace(".skip.", ".conv_shortcut."): tensor
         for name, tensor in weights.model.state_dict().items()
     }
     config = to_diffusers(model, weights.about.metrics.get("latent_std"))
     with whole_folder(out) as temporary:
-        save_file(tensors, temporary / MODEL, metadata={"format": "pt"})
+        write_tensors(tensors, temporary / MODEL, {"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 

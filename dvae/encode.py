@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,7 +20,7 @@ from dvae.evaluate import telling_bad
 from dvae.files import damage, whole_folder
 from dvae.models.blocks import LOGVAR_RANGE
 from dvae.pictures import batch_images
-from dvae.tensors import digest, read_tensors
+from dvae.tensors import read_tensors, write_tensors
 from dvae.weights import Weights
 
 BATCH = 64  # pictures encoded at a time
@@ -52,8 +51,7 @@ class Latents:
 
 def encode_images(weights: Weights, images: Tensor) -> tuple[Tensor, Tensor | None]:
     """(n, 3, S, S) in [-1, 1] -> the posteriors' mean, and logvar where there is one, on the CPU."""
-    device = next(weights.model.parameters()).device
-    parts = [weights.model.encode(part.to(device)) for part in images.split(BATCH)]
+    parts = [weights.model.encode(part.to(weights.device)) for part in images.split(BATCH)]
     mean = torch.cat([mean for mean, _ in parts]).cpu()
     logvars = [logvar for _, logvar in parts if logvar is not None]
     return mean, torch.cat(logvars).cpu() if logvars else None
@@ -112,13 +110,8 @@ def encode_shards(
     tensors = {"ids": latents.ids, "mean": latents.mean}
     if latents.logvar is not None:
         tensors["logvar"] = latents.logvar
-    named = {"weights": digest(weights.model.state_dict())}
     with whole_folder(out) as temporary:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            temporary / LATENTS,
-            metadata=named,
-        )
+        write_tensors(tensors, temporary / LATENTS, {"weights": weights.digest})
         with (temporary / SAMPLES).open("w") as file:
             for row in latents.about:
                 file.write(json.dumps(row, sort_keys=True) + "\n")
@@ -137,7 +130,7 @@ def read_latents(folder: Path, weights: Weights) -> Latents:
     tensors = read_tensors(folder / LATENTS)
     with safe_open(folder / LATENTS, "pt") as file:
         owner = (file.metadata() or {}).get("weights")
-    if owner != digest(weights.model.state_dict()):
+    if owner != weights.digest:
         raise CheckpointError(f"{folder} holds latents of other weights: encode the shards again")
     rows = [json.loads(line) for line in (folder / SAMPLES).read_text().splitlines()]
     if "mean" not in tensors or len(rows) != len(tensors["mean"]):

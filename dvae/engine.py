@@ -28,8 +28,7 @@ from dvae.config import Config, TrainConfig
 from dvae.errors import UserError
 from dvae.models.blocks import LatentModel, ResBlock
 from dvae.optim import load_optimizer_tensors, optimizer_tensors
-
-Tensors = dict[str, Tensor]  # by the names of the network's state_dict
+from dvae.tensors import Tensors
 
 
 class Engine:
@@ -89,6 +88,11 @@ class Engine:
     def part_of(self, name: str, whole: Tensor) -> Tensor:
         """This process's part of a whole parameter."""
         return whole
+
+    def put(self, parts: Tensors, whole: Tensors) -> None:
+        """Fill parts, of the weights or of their average, from whole parameters."""
+        for name, part in parts.items():
+            part.copy_(self.part_of(name, whole[name]))
 
     def whole(self, name: str, part: Tensor) -> Tensor:
         """A whole parameter from the parts of all processes, which all call this."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from dvae.checkpoint import AVERAGE, NETWORK, STATE, Checkpoints, State, read_state
+from dvae.config import Config
 from dvae.diffusers_layout import is_diffusers, read_diffusers
 from dvae.errors import CheckpointError, UserError
 from dvae.files import damage
@@ -72,16 +73,19 @@ def _of_checkpoint(path: Path) -> Weights:
         raise CheckpointError(f"{path} is damaged: {wrong}: take another checkpoint of the run")
     recipe = path.parents[1] / "config.toml"
     config = parse_config(read_toml(recipe), str(recipe))
-    state = read_state(path)
-    about = About(
+    averaged = path / AVERAGE
+    tensors = averaged if averaged.is_file() else path / NETWORK
+    return open_network(tensors, describe(config, read_state(path)), recipe.name)
+
+
+def describe(config: Config, state: State) -> About:
+    """What the weights of a moment of a run are."""
+    return About(
         config.model,
         config.loss,
         current_scale(config.loss, state.mean_error),
         state.step,
-        state.metrics,
+        dict(state.metrics),
         state.measured,
         config.model_dump(mode="json", exclude={"run"}),
     )
-    averaged = path / AVERAGE
-    tensors = averaged if averaged.is_file() else path / NETWORK
-    return open_network(tensors, about, recipe.name)

@@ -84,15 +84,14 @@ def fit(latents: Latents, config: Part, weights: Weights, folder: Path) -> Fitte
         weights: that the latents are of; a flow is trained where they are.
         folder: for checkpoints of a flow.
     """
-    owner = digest(weights.model.state_dict())
+    owner = weights.digest
     about = {"weights": owner, "shape": tuple(latents.mean.shape[1:]), "latents": len(latents.ids)}
     if isinstance(config, MixtureConfig):
         prior = fit_mixture(draws(latents, config.seed), config.components, config.seed)
         return FittedPrior(prior, PriorAbout(kind="mixture", components=config.components, **about))
     if isinstance(config, FlowConfig):
         labels = _labels(latents) if config.labels else ()
-        device = next(weights.model.parameters()).device
-        flow = train_flow(latents, config, labels, folder / "flow", owner, device)
+        flow = train_flow(latents, config, labels, folder / "flow", owner, weights.device)
         return FittedPrior(flow, PriorAbout(kind="flow", flow=config, labels=labels, **about))
     prior = fit_gaussian(latents.mean, latents.variance)
     return FittedPrior(prior, PriorAbout(kind="gaussian", **about))

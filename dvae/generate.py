@@ -12,6 +12,7 @@ from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS, SUFFIXES
 from dvae.data.manifest import find_split
 from dvae.data.reader import BadSample, Picture, Reader
+from dvae.data.storage import Location
 from dvae.encode import encode_images
 from dvae.errors import UserError
 from dvae.latents import interpolate
@@ -55,7 +56,7 @@ def draw_latents(weights: Weights, count: int, seed: int, how: Sampling) -> Tens
             f"--label={how.label} needs a flow prior that knows labels: dvae fit-prior … labels=true"
         )
     if prior and isinstance(prior.model, FlowPrior):
-        prior.model.to(next(weights.model.parameters()).device)
+        prior.model.to(weights.device)
         return prior.model.draw(count, generator, how.temperature, how.label, how.guidance)
     if prior:
         return prior.model.draw(count, generator, how.temperature)
@@ -88,7 +89,7 @@ def pictures_of(weights: Weights, sources: list[Path], count: int) -> Tensor:
         UserError: there is none, or one can't be read.
     """
     if len(sources) == 1 and (sources[0] / "manifest.json").is_file():
-        return _of_shards(weights, sources[0], count)
+        return of_shards(weights, sources[0], "val", count)
     files = [file for source in sources for file in _files(source)][:count]
     if not files:
         raise UserError(f"no picture in {', '.join(map(str, sources))} ({' '.join(SUFFIXES)})")
@@ -110,14 +111,10 @@ def sheet_of_reconstructions(weights: Weights, images: Tensor, columns: int) -> 
     return grid(torch.cat(rows), columns)
 
 
-def _device(weights: Weights) -> torch.device:
-    return next(weights.model.parameters()).device
-
-
 @torch.no_grad()
 def decode_latents(weights: Weights, z: Tensor) -> Tensor:
     """(n, *shape) -> (n, 3, S, S) in about [-1, 1], on the CPU."""
-    parts = [weights.model.decode(part.to(_device(weights))).cpu() for part in z.split(BATCH)]
+    parts = [weights.model.decode(part.to(weights.device)).cpu() for part in z.split(BATCH)]
     return torch.cat(parts)
 
 
@@ -136,10 +133,10 @@ def _network_input(weights: Weights, files: list[Path]) -> Tensor:
     return to_network(torch.from_numpy(images), torch.device("cpu"), torch.float32)
 
 
-def _of_shards(weights: Weights, folder: Path, count: int) -> Tensor:
-    reader = Reader(find_split(folder, "val"))
-    pictures = Pictures(reader, weights.model.image_size)
-    batch = first_batch(pictures, count)
+def of_shards(weights: Weights, shards: Location, split: str, count: int) -> Tensor:
+    """The first pictures of a split, without the unreadable ones: (n, 3, S, S) in [-1, 1]."""
+    reader = Reader(find_split(shards, split))
+    batch = first_batch(Pictures(reader, weights.model.image_size), count)
     images = batch_images(batch, torch.device("cpu"), torch.float32)
     return images[torch.from_numpy(batch.weights > 0)]
 

@@ -4,11 +4,11 @@ import json
 import math
 from statistics import median
 
-from dvae.checkpoint import State, read_state, restore_rival
+from dvae.checkpoint import State, read_state
 from dvae.data.batches import Batch
 from dvae.errors import DataError, DiscriminatorWonError, NonFiniteError
 from dvae.find import load
-from dvae.resume import Tensors, restored
+from dvae.resume import restored
 from dvae.session import BAD_SAMPLES, Run, as_tensor, say
 from dvae.weights import export
 
@@ -141,27 +141,19 @@ def _roll_back(run: Run) -> bool:
     before = restored(run.checkpoints, run.bare, run.ema is not None, is_main=False)
     assert before.network is not None
     assert before.optimizer is not None
-    _put(run, run.engine.parts(), before.network)
+    run.engine.put(run.engine.parts(), before.network)
     for name, buffer in run.bare.named_buffers():
         if name in before.network:
             buffer.copy_(before.network[name])
     if run.ema and before.average:
-        _put(run, run.ema.parts, before.average)
+        run.engine.put(run.ema.parts, before.average)
     run.engine.load_optimizer(before.optimizer)
-    if run.judges.rival:
-        restore_rival(path, run.judges.rival)
     saved = before.state
     run.state.mean_error, run.state.rolled_back = saved.mean_error, saved.step
     run.state.losses, run.state.norms = saved.losses, saved.norms
     run.state.standing = saved.standing
-    if run.judges.adversary:
-        run.judges.adversary.standing = saved.standing
+    run.judges.restore(saved, path)
     return True
-
-
-def _put(run: Run, parts: Tensors, whole: Tensors) -> None:
-    for name, part in parts.items():
-        part.copy_(run.engine.part_of(name, whole[name]))
 
 
 def check_game(run: Run) -> None:

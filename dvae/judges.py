@@ -1,6 +1,7 @@
 """Who judges the pictures besides the likelihood: a frozen network that sees, and an adversary."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from dvae.adversarial import Adversary, Pairs
 from dvae.augment import draws
-from dvae.checkpoint import Learner
+from dvae.checkpoint import Learner, State, restore_rival
 from dvae.config import Config
 from dvae.data.batches import Batch
 from dvae.features.effnet_lite0 import EffNetLite0, load_effnet_lite0
@@ -29,6 +30,17 @@ class Judges:
         """The discriminator and its optimizer, as checkpoints keep them."""
         one = self.adversary
         return (one.discriminator, one.optimizer) if one else None
+
+    def restore(self, state: State, path: Path | None) -> None:
+        """Take the game up where a checkpoint left it; `path` is None of a new run.
+
+        Raises:
+            CheckpointError: the checkpoint holds another discriminator, or none.
+        """
+        if self.adversary:
+            self.adversary.standing = state.standing
+        if self.rival and path:
+            restore_rival(path, self.rival)
 
     def begin(self) -> None:
         """A new step: nothing has been judged in it."""

@@ -9,14 +9,15 @@ import torch
 from dvae.checkpoint import AVERAGE, NETWORK, OPTIMIZER, on_host, rival_files
 from dvae.config import Config
 from dvae.data.batches import Batch
-from dvae.engine import Tensors
 from dvae.errors import DataError
 from dvae.files import damage
+from dvae.find import describe
 from dvae.health import diagnose, record_of
 from dvae.metrics import evaluate
 from dvae.networks import network_of
 from dvae.resume import note_data
 from dvae.session import BAD_SAMPLES, Run, as_tensor, say
+from dvae.tensors import Tensors
 from dvae.weights import About, export, step_of
 
 FIXED_SEED = 0  # of the latents that every sample grid decodes
@@ -79,7 +80,7 @@ def save(run: Run) -> None:
         return
     if run.judges.rival:
         files |= rival_files(run.judges.rival)
-    state, about, files = copy.deepcopy(run.state), describe(run), on_host(files)
+    state, about, files = copy.deepcopy(run.state), describe(run.config, run.state), on_host(files)
 
     def write() -> None:
         note_data(state, run.streams.sources, run.checkpoints.folder)
@@ -103,24 +104,10 @@ def finish(run: Run) -> None:
     elif unpublished:
         tensors = run.average(keep=is_main)
         if is_main:
-            weights, about = on_host({AVERAGE: tensors})[AVERAGE], describe(run)
+            weights, about = on_host({AVERAGE: tensors})[AVERAGE], describe(run.config, run.state)
             run.saver.start("the weights folder", lambda: publish(run.config, weights, about))
     run.saver.finish()
     run.accelerator.wait_for_everyone()
-
-
-def describe(run: Run) -> About:
-    """What the weights of this moment are."""
-    config, state = run.config, run.state
-    return About(
-        config.model,
-        config.loss,
-        run.scale,
-        state.step,
-        dict(state.metrics),
-        state.measured,
-        config.model_dump(mode="json", exclude={"run"}),
-    )
 
 
 def publish(config: Config, tensors: Tensors, about: About) -> None:

@@ -11,13 +11,12 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors.torch import save_file
 
 from dvae.config import Count, Part, Positive
 from dvae.errors import CheckpointError
 from dvae.files import sha256
 from dvae.prior import FlowConfig, FlowPrior, MixturePrior, Prior
-from dvae.tensors import mismatches, read_tensors
+from dvae.tensors import mismatches, read_tensors, write_tensors
 
 TENSORS, ABOUT = "prior.safetensors", "prior.json"
 LARGEST_ABOUT = 2**20  # bytes
@@ -58,8 +57,7 @@ class FittedPrior:
 
 def write_prior(folder: Path, fitted: FittedPrior) -> None:
     """Write the two files of a prior into a folder that exists."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in fitted.model.state_dict().items()}
-    save_file(tensors, folder / TENSORS)
+    write_tensors(fitted.model.state_dict(), folder / TENSORS)
     about = fitted.about.model_copy(update={"sha256": sha256(folder / TENSORS)})
     text = json.dumps(about.model_dump(mode="json"), indent=1, sort_keys=True)
     (folder / ABOUT).write_text(text + "\n")

@@ -79,17 +79,15 @@ class Quality:
 
 @dataclass(frozen=True)
 class Judge:
-    """Real training pictures, and the network that compares others with them."""
+    """Real training pictures, that others are compared with."""
 
-    network: EffNetLite0
     images: Tensor  # (m, 3, S, S) uint8
     features: Tensor  # (m, 1280)
     count: int  # the first of them are the reference
     seed: int  # of the bootstrap
 
-    def likeness(self, name: str, images: Tensor, features: Tensor | None = None) -> Likeness:
-        """How like the reference (n, 3, S, S) uint8 pictures are."""
-        found = in_features(self.network, images) if features is None else features
+    def likeness(self, name: str, images: Tensor, found: Tensor) -> Likeness:
+        """How like the reference (n, 3, S, S) uint8 pictures are, whose features were `found`."""
         reference = self.features[: self.count]
         return Likeness(
             name,
@@ -133,7 +131,7 @@ def measure_quality(
     refuse_few(count, len(others.reader), len(chosen))
     network = load_effnet_lite0()
     images, ids = pictures(learnt, chosen)
-    judge = Judge(network, images, in_features(network, images), min(count, len(images)), seed)
+    judge = Judge(images, in_features(network, images), min(count, len(images)), seed)
     true, _ = pictures(others, some(others, count, seed))
     seen = in_features(network, true)
     back = to_pixels(reconstruct(weights, as_input(true)))
@@ -141,16 +139,19 @@ def measure_quality(
         name: to_pixels(sample(weights, count, seed, how))
         for name, how in ways_to_sample(weights).items()
     }
+    found = {name: in_features(network, made) for name, made in drawn.items()}
 
-    rows = [judge.likeness("held-out pictures", true, seen)]
-    rows.append(judge.likeness("reconstructions", back))
-    rows += [judge.likeness(name, made) for name, made in drawn.items()]
+    rows = [
+        judge.likeness("held-out pictures", true, seen),
+        judge.likeness("reconstructions", back, in_features(network, back)),
+        *(judge.likeness(name, made, found[name]) for name, made in drawn.items()),
+    ]
     if len(images) >= count + LEAST:
         other = slice(count, 2 * count)
         floor = judge.likeness("other training pictures", images[other], judge.features[other])
         rows.insert(0, floor)
-    first = next(iter(drawn.values()))
-    places, distances = nearest(in_features(network, first), judge.features)
+    name, first = next(iter(drawn.items()))
+    places, distances = nearest(found[name], judge.features)
     held_out_distances = nearest(seen, judge.features)[1]
     if sheet:
         closest = distances.argsort()[:SHOWN]
@@ -158,7 +159,8 @@ def measure_quality(
         save_png(grid(as_input(pairs), len(closest)), sheet)
     where = [learnt.reader.place(int(ids[place])) for place in places.tolist()]
     memory = memorised(held_out_distances, distances, where, len(images))
-    return Quality(rows, mean_with_interval(perceptual(network, back, true)), memory)
+    apart = perceptual(network, as_input(back), as_input(true))
+    return Quality(rows, mean_with_interval(apart), memory)
 
 
 def ways_to_sample(weights: Weights) -> dict[str, Sampling]:
@@ -223,10 +225,11 @@ def in_features(network: EffNetLite0, images: Tensor) -> Tensor:
     return torch.cat([network.pooled(as_input(part)) for part in images.split(BATCH)]).double()
 
 
-def perceptual(network: EffNetLite0, images: Tensor, true: Tensor) -> Tensor:
-    """The distance of each picture from its own: (n, 3, H, W) uint8 twice -> (n,)."""
-    pairs = zip(images.split(BATCH), true.split(BATCH), strict=True)
-    found = [map_distance(network.maps(as_input(a)), network.maps(as_input(b))) for a, b in pairs]
+@torch.no_grad()
+def perceptual(network: EffNetLite0, made: Tensor, true: Tensor) -> Tensor:
+    """The distance of each picture from its own: (n, 3, H, W) in [-1, 1] twice -> (n,) float64."""
+    pairs = zip(made.split(BATCH), true.split(BATCH), strict=True)
+    found = [map_distance(network.maps(a), network.maps(b)) for a, b in pairs]
     return torch.cat(found).double()
 
 

@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from dvae.checkpoint import (
@@ -25,9 +25,7 @@ from dvae.data.manifest import Shard
 from dvae.errors import CheckpointError, DataError
 from dvae.files import write_json
 from dvae.sources import Sources
-from dvae.weights import read_tensors
-
-Tensors = dict[str, Tensor]
+from dvae.tensors import Tensors, read_tensors
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from tqdm import tqdm
 
-from dvae.checkpoint import Checkpoints, State, restore_rival
+from dvae.checkpoint import Checkpoints, State
 from dvae.config import Config
 from dvae.ema import Ema
-from dvae.engine import Engine, Tensors, check_engine, engine_asked_for, make_engine
+from dvae.engine import Engine, check_engine, engine_asked_for, make_engine
 from dvae.errors import UserError
 from dvae.files import remove_unfinished, write_bytes
 from dvae.find import load
@@ -29,7 +29,7 @@ from dvae.recipe import differences, parse_config, read_toml, to_toml
 from dvae.resume import restored, settle_data
 from dvae.saver import Saver
 from dvae.streams import Streams
-from dvae.weights import mismatches
+from dvae.tensors import Tensors, mismatches
 
 PEER_TIMEOUT = timedelta(minutes=10)  # a process that waits longer for the others ends
 FIXED_PICTURES = 8  # of the reconstruction grid
@@ -144,10 +144,7 @@ def set_up(
     before = restored(checkpoints, bare, config.optim.ema > 0, accelerator.is_main_process)
     state = before.state
     judges = make_judges(config, accelerator, next(bare.parameters()).dtype)
-    if judges.adversary:
-        judges.adversary.standing = state.standing
-    if judges.rival and before.path:
-        restore_rival(before.path, judges.rival)
+    judges.restore(state, before.path)
     if before.network:
         bare.load_state_dict(before.network)
     settle_data(state, streams.sources, checkpoints.folder, accept_new_data)
@@ -186,8 +183,7 @@ def make_ema(engine: Engine, decay: float, saved: Tensors | None) -> Ema | None:
         return None
     ema = Ema(engine.parts(), decay)
     if saved:
-        for name, part in ema.parts.items():
-            part.copy_(engine.part_of(name, saved[name]))
+        engine.put(ema.parts, saved)
     return ema
 
 

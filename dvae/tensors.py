@@ -13,6 +13,8 @@ from torch import Tensor
 
 from dvae.errors import CheckpointError
 
+Tensors = dict[str, Tensor]  # by the names of a network's state_dict
+
 
 def write_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None

@@ -151,7 +151,8 @@ def loop(run: Run, request: StopRequest) -> None:
             run.monitor.count(config.train.global_batch_size, waited)
             if count and state.step % config.train.log_every == 0:
                 bar.set_postfix_str(f"{bits_per_dim(config, totals, count):.3f} bits/dim")
-                log(run, totals, count, {"beta": beta, "lr": rate, "grad_norm": grad_norm})
+                also = {"loss": loss, "beta": beta, "lr": rate, "grad_norm": grad_norm}
+                log(run, totals, count, also)
             improved = False
             if state.step % config.eval.every == 0 or state.step == config.train.steps:
                 improved = measure(run)
@@ -221,7 +222,6 @@ def follow(run: Run, totals: Totals, count: float, rate: float) -> None:
 def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
     """Write a step's loss and its terms, in nats per image."""
     values = {
-        "loss": (totals.nll + also["beta"] * totals.kl_paid + sum(totals[4:6])) / count,
         "nll": totals.nll / count,
         "kl": totals.kl / count,
         "sigma": run.scale,

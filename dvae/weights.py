@@ -69,6 +69,16 @@ class Weights(ModelHubMixin):
         self.about = about
         self.folder = folder
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def digest(self) -> str:
+        """What the network is told by, wherever its file lies: see `dvae.tensors.digest`."""
+        return digest(self.model.state_dict())
+
     @cached_property
     def prior(self) -> FittedPrior | None:
         """What was fitted to these weights' latents, if anything was.
@@ -78,7 +88,7 @@ class Weights(ModelHubMixin):
         """
         if self.folder is None:
             return None
-        return read_prior(self.folder, digest(self.model.state_dict()))
+        return read_prior(self.folder, self.digest)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_weights(save_directory, self.model, self.about, self.prior)

@@ -14,7 +14,8 @@ from deepspeed.utils.tensor_fragment import safe_set_local_optimizer_state
 from torch import Tensor, distributed
 
 from dvae.config import TrainConfig
-from dvae.engine import Engine, Tensors, autocast_forward
+from dvae.engine import Engine, autocast_forward
+from dvae.tensors import Tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -65,6 +65,16 @@ def _listed(path: Path) -> list[str]:
     return names
 
 
+def pieces_of(store: Store, name: str, size: int) -> Iterator[bytes]:
+    """The bytes of a remote file, some megabytes at a time.
+
+    Raises:
+        StoreError: it can't be read.
+    """
+    for start in range(0, size, PIECE):
+        yield store.read(name, start, min(PIECE, size - start))
+
+
 @contextmanager
 def downloaded(store: Store, name: str, folder: Path) -> Iterator[Path]:
     """A copy of a remote tar, in a folder below `folder` that is gone after the block.
@@ -78,9 +88,8 @@ def downloaded(store: Store, name: str, folder: Path) -> Iterator[Path]:
     try:
         size = store.size(name)
         with (place / name).open("wb") as file:
-            for start in range(0, size, PIECE):
-                piece = store.read(name, start, min(PIECE, size - start))
-                if start == 0 and tar.unpacker(piece):
+            for number, piece in enumerate(pieces_of(store, name, size)):
+                if number == 0 and tar.unpacker(piece):
                     raise UserError(f"{store.shown}/{name} is compressed: {REMEDY}")
                 file.write(piece)
         yield place / name

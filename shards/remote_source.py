@@ -21,7 +21,7 @@ from dvae.errors import UserError
 from dvae.files import whole_file
 from shards.pictures import PictureError
 from shards.place import STAGING
-from shards.remote import PIECE
+from shards.remote import pieces_of
 from shards.sources import Item, inner_name, is_hidden
 
 FILES = (".tar", ".zip", ".parquet", ".txt", ".csv", ".tsv", ".jsonl")
@@ -99,6 +99,5 @@ def _copy(store: Store, name: str, folder: Path) -> Path:
     if not (path.is_file() and path.stat().st_size == size):
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
-            for start in range(0, size, PIECE):
-                file.write(store.read(name, start, min(PIECE, size - start)))
+            file.writelines(pieces_of(store, name, size))
     return path

@@ -34,7 +34,7 @@ from shards.options import Parser
 from shards.output import REJECTED, is_unfinished
 from shards.parallel import in_order
 from shards.pictures import quiet
-from shards.remote import PIECE, downloaded
+from shards.remote import PIECE, downloaded, pieces_of
 from shards.sources import shown
 
 _Opened = Callable[[Shard], AbstractContextManager[Path]]  # a local folder with a shard, its index
@@ -182,9 +182,7 @@ def _check_counts(store: Store, splits: dict[str, Split]) -> list[Problem]:
 
 
 def _lines(store: Store, name: str) -> int:
-    size = store.size(name)
-    starts = range(0, size, PIECE)
-    return sum(store.read(name, at, min(PIECE, size - at)).count(b"\n") for at in starts)
+    return sum(piece.count(b"\n") for piece in pieces_of(store, name, store.size(name)))
 
 
 def _check_keys(opened: _Opened, results: list[Checked]) -> list[Problem]:

@@ -31,11 +31,13 @@ def picture(number, side=24):
     return Image.fromarray(levels).resize((side + number % 5, side), Image.Resampling.BICUBIC)
 
 
-def make_source(folder, count=24, side=24):
+def make_source(folder, count=24, side=24, texts=0):
     for number in range(count):
         path = folder / ("chow", "pug", ".")[number % 3] / f"{number}.{('jpg', 'png')[number % 2]}"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(number, side).save(path)
+    for number in range(texts):
+        (folder / f"text-{number}.jpg").write_bytes(b"text")
     return folder
 
 

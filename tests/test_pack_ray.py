@@ -9,7 +9,7 @@ import pytest
 
 from shards.pack import main
 from tests.conftest import ROOT
-from tests.test_pack import make_source, tree
+from tests.test_pack import make_source, packed, tree
 
 pytestmark = pytest.mark.slow
 FLAGS = ("--size", "20", "--val", "0.3", "--shard-bytes", "24K")
@@ -19,15 +19,12 @@ needs_ray = pytest.mark.skipif(not has_ray, reason="the extra ray isn't installe
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    folder = make_source(tmp_path_factory.mktemp("source") / "photos", 150)
-    (folder / "text.jpg").write_bytes(b"text")
-    return folder
+    return make_source(tmp_path_factory.mktemp("source") / "photos", 150, texts=1)
 
 
 @pytest.fixture(scope="module")
 def whole(source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "out"
-    assert main([str(source), str(out), *FLAGS]) == 0
+    out = packed(source, tmp_path_factory.mktemp("whole") / "out", *FLAGS)
     assert len(list(out.glob("*.tar"))) > 10
     return tree(out)
 

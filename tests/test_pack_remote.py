@@ -12,7 +12,7 @@ from shards.remote_source import RemoteFolder
 from shards.sources import Item
 from tests.fault_server import serving
 from tests.s3_server import SECRET, run
-from tests.test_pack import make_source, tree
+from tests.test_pack import make_source, packed, tree
 
 pytestmark = pytest.mark.slow
 FLAGS = ("--size", "20", "--val", "0.3", "--shard-bytes", "6K", "--workers", "2")
@@ -21,15 +21,12 @@ SMALL = ("--size", "16", "--ignore-splits")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    folder = make_source(tmp_path_factory.mktemp("source") / "photos", 40)
-    (folder / "text.jpg").write_bytes(b"text")
-    return folder
+    return make_source(tmp_path_factory.mktemp("source") / "photos", 40, texts=1)
 
 
 @pytest.fixture(scope="module")
 def whole(source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "out"
-    assert main([str(source), str(out), *FLAGS]) == 0
+    out = packed(source, tmp_path_factory.mktemp("whole") / "out", *FLAGS)
     return tree(out)
 
 

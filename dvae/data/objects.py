@@ -71,14 +71,7 @@ class ObjectStore:
 
     def size(self, name: str) -> int:
         """See `Store`."""
-        found: list[int] = []
-
-        def ask(_: int, __: Deadline) -> Iterator[bytes]:
-            found.append(int(self._try(name, lambda: self._files.size(f"{self._root}/{name}"))))
-            yield b"\0"
-
-        gather(ask, 1, self.patience, f"{self.shown}/{name}")
-        return found[-1]
+        return int(self._ask(name, lambda: self._files.size(f"{self._root}/{name}")))
 
     def names(self) -> list[str]:
         """The files of the folder, sorted.
@@ -114,6 +107,17 @@ class ObjectStore:
                     folders.append(path.rstrip("/"))
                 elif is_folder or path.strip("/"):
                     yield path.lstrip("/"), int(entry["size"])
+
+    def _ask(self, name: str, request: Callable[[], _Answer]) -> _Answer:
+        """What a request that isn't for bytes gives, with the same patience."""
+        answers: list[_Answer] = []
+
+        def one_byte(_: int, __: Deadline) -> Iterator[bytes]:
+            answers.append(self._try(name, request))
+            yield b"\0"
+
+        gather(one_byte, 1, self.patience, f"{self.shown}/{name}")
+        return answers[-1]
 
     def _try(self, name: str, request: Callable[[], _Answer]) -> _Answer:
         try:

@@ -15,11 +15,9 @@ import sys
 from pathlib import Path
 
 import torch
+from original import centres
 
 from dvae.chart import line_chart
-from dvae.data.batches import Pictures
-from dvae.data.manifest import find_split
-from dvae.data.reader import Reader
 from dvae.distances import Measured, kernel_distance
 from dvae.errors import exit_code_of
 from dvae.evaluate import evaluate_weights
@@ -30,16 +28,10 @@ from dvae.fit_prior import GaussianConfig, MixtureConfig, fit, latents_of
 from dvae.generate import Sampling, reconstruct, sample
 from dvae.pictures import grid, save_png, to_pixels
 from dvae.prior import FlowConfig
-from dvae.quality import as_input, in_features, pictures, some
+from dvae.quality import as_input, in_features
 
 SHOWN = 25  # samples of a grid
 NORMAL = "N(0, I)"
-
-
-def centres(shards: Path, split: str, size: int, count: int) -> torch.Tensor:
-    """Some pictures of a split: (n, 3, size, size) uint8."""
-    source = Pictures(Reader(find_split(shards, split)), size)
-    return pictures(source, some(source, count, seed=0))[0]
 
 
 def point(source: str, given: argparse.Namespace) -> dict[str, object]:

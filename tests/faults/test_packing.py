@@ -12,7 +12,7 @@ import time
 import pytest
 
 from shards.pack import main
-from tests.test_pack import make_source, tree
+from tests.test_pack import make_source, packed, tree
 
 FLAGS = ("--size", "20", "--val", "0.3", "--shard-bytes", "6K", "--workers", "2")
 KILLS = int(os.environ.get("DVAE_TEST_KILLS", "6"))  # of the random ones; 100 takes two minutes
@@ -21,17 +21,13 @@ POINTS = ("opened", "member", "written", "flushed", "renamed")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    folder = make_source(tmp_path_factory.mktemp("source") / "photos", 48)
-    for number in range(4):
-        (folder / f"text-{number}.jpg").write_bytes(b"text")
-    return folder
+    return make_source(tmp_path_factory.mktemp("source") / "photos", 48, texts=4)
 
 
 @pytest.fixture(scope="module")
 def whole(source, tmp_path_factory):
     """What an undisturbed run gives."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    assert main([str(source), str(out), *FLAGS]) == 0
+    out = packed(source, tmp_path_factory.mktemp("whole") / "out", *FLAGS)
     assert len(list(out.glob("*.tar"))) > 8
     return tree(out)
 
