@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from dvae.errors import UserError, exit_code_of
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # torch is imported by the commands that need it: --help answ
     from dvae.weights import Weights
 
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 MOST = 1_000_000  # pictures, or columns, that an option may ask for
 
 
@@ -27,10 +28,20 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dvae", description="Use the weights of a trained VAE.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_pictures(commands)
+    _add_latents(commands)
+    _add_measures(commands)
+    _add_checkpoints(commands)
+    return parser
 
+
+def _add_train(commands: Commands) -> None:
     train = _add(commands, "train", _train, "train a recipe with one process", weights=False)
     train.add_argument("arguments", nargs=argparse.REMAINDER, help="as of python -m dvae.train")
 
+
+def _add_pictures(commands: Commands) -> None:
     sample = _add(commands, "sample", _sample, "draw new pictures from the prior")
     sample.add_argument("--count", type=_positive, default=25, help="pictures (default 25)")
     sample.add_argument("--seed", type=int, default=0)
@@ -60,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     between.add_argument("--count", type=_positive, default=10, help="pictures (default 10)")
     _add_sheet(between, "interpolation.png")
 
+
+def _add_latents(commands: Commands) -> None:
     encode = _add(commands, "encode", _encode, "write the latents of a split")
     encode.add_argument("shards", help="a folder of shards, local or remote")
     encode.add_argument("out", type=Path, help="a folder")
@@ -75,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     export = _add(commands, "export", _export, "write a klvae as diffusers' AutoencoderKL")
     export.add_argument("out", type=Path, help="a new folder")
 
+
+def _add_measures(commands: Commands) -> None:
     evaluate = _add(commands, "evaluate", _evaluate, "measure on held-out shards")
     evaluate.add_argument("shards", help="a folder of shards, local or remote")
     evaluate.add_argument("--split", default="val")
@@ -100,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument("--split", default="val")
     health.add_argument("--images", type=_positive, default=0, help="how many; 0: all")
 
+
+def _add_checkpoints(commands: Commands) -> None:
     kept = _add(commands, "checkpoints", _checkpoints, "list, verify, prune, export", weights=False)
     kept.add_argument("run", type=Path, help="the folder of a run")
     kept.add_argument("--prune", action="store_true", help="remove those that needn't be kept")
@@ -107,11 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     kept.add_argument("--keep-every", type=_positive, help="and every Nth step (of the recipe)")
     kept.add_argument("--export", metavar="STEP", help="a step, best or last, to --out")
     kept.add_argument("--out", type=Path, default=Path("weights"), help="a new weights folder")
-    return parser
 
 
 def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    commands: Commands,
     name: str,
     command: Callable[[argparse.Namespace], int | None],
     text: str,

@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dvae.config import KLVAEConfig, LossConfig
+from dvae.config import LossConfig
 from dvae.errors import CheckpointError, UserError
 from dvae.files import whole_folder
+from dvae.model_config import KLVAEConfig
 from dvae.tensors import read_tensors, write_tensors
 from dvae.weights import CONFIG, About, Weights, network_of
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from dvae.config import Part, Positive
 from dvae.encode import LATENTS, Latents, encode_split, read_latents
 from dvae.errors import CheckpointError, UserError
 from dvae.files import MANIFEST, locked, whole_folder
@@ -15,6 +14,7 @@ from dvae.latents import keyed_normal
 from dvae.prior import FlowConfig, fit_gaussian, fit_mixture
 from dvae.prior_files import ABOUT, TENSORS, FittedPrior, Kind, PriorAbout, write_prior
 from dvae.recipe import parse_part, with_overrides
+from dvae.schema import Part, Positive
 from dvae.tensors import digest, read_tensors
 from dvae.train_prior import train_flow
 from dvae.weights import CARD, MODEL, Weights, model_card

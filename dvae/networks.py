@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from dvae.config import AutoencoderConfig, Config, DogVAEConfig, KLVAEConfig, ModelConfig
+from dvae.config import Config
 from dvae.errors import UserError
+from dvae.model_config import AutoencoderConfig, DogVAEConfig, KLVAEConfig, ModelConfig
 from dvae.models.blocks import LatentModel
 from dvae.models.dogvae import Autoencoder, DogVAE
 from dvae.models.klvae import KLVAE

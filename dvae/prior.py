@@ -13,9 +13,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dvae.config import Count, Part, Positive
 from dvae.errors import UserError
 from dvae.models.velocity import HEAD_CHANNELS, DiT, VelocityMLP, VelocityModel
+from dvae.schema import Count, Part, Positive
 
 MOST_NUMBERS = 4096  # of a latent whose covariance is fitted: 16 million numbers a component
 HEUN_STEPS = 30

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, ValidationError
 
-from dvae.config import Count, Part, Positive
 from dvae.errors import CheckpointError
 from dvae.files import sha256
 from dvae.prior import FlowConfig, FlowPrior, MixturePrior, Prior
+from dvae.schema import Count, Part, Positive
 from dvae.tensors import mismatches, read_tensors, write_tensors
 
 TENSORS, ABOUT = "prior.safetensors", "prior.json"

@@ -13,9 +13,10 @@ from typing import Any, TypeVar, get_args
 import tomli_w
 from pydantic import ValidationError
 
-from dvae.config import FREE, Config, Part
+from dvae.config import Config
 from dvae.data.location import shown
 from dvae.errors import UserError
+from dvae.schema import FREE, Part
 
 Parsed = TypeVar("Parsed", bound=Part)
 

@@ -16,9 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from dvae import __version__, prior_files
-from dvae.config import LossConfig, ModelConfig
+from dvae.config import LossConfig
 from dvae.errors import CheckpointError, UserError
 from dvae.files import MANIFEST, damage, whole_folder
+from dvae.model_config import ModelConfig
 from dvae.models.blocks import LatentModel
 from dvae.networks import build
 from dvae.prior_files import FittedPrior, read_prior, write_prior

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from dvae.checkpoint import Checkpoints, State
-from dvae.config import LossConfig, OptimConfig, ResVAEConfig
+from dvae.config import LossConfig, OptimConfig
 from dvae.ema import Ema
 from dvae.errors import CheckpointError, UserError
 from dvae.files import remove_unfinished, write_manifest
 from dvae.find import load
+from dvae.model_config import ResVAEConfig
 from dvae.networks import build, network_of
 from dvae.optim import (
     learning_rate,

@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dvae.cli import main
-from dvae.config import KLVAEConfig, LossConfig
+from dvae.config import LossConfig
 from dvae.diffusers_layout import LDM_LOSS, MODEL, from_diffusers, read_diffusers, write_diffusers
 from dvae.errors import CheckpointError, UserError
 from dvae.find import load
+from dvae.model_config import KLVAEConfig
 from dvae.networks import build
 from dvae.weights import About, Weights, export
 

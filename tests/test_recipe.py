@@ -4,8 +4,8 @@ import tomllib
 
 import pytest
 
-from dvae.config import DogVAEConfig
 from dvae.errors import UserError
+from dvae.model_config import DogVAEConfig
 from dvae.networks import build
 from dvae.recipe import differences, load_config, parse_config, to_toml
 
