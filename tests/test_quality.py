@@ -115,6 +115,7 @@ def test_standard_distances_are_taken_with_the_standard_weights_alone(
     standard_weights, monkeypatch
 ):
     assert if_there(vgg16.load_vgg16).name == "vgg16"
+    monkeypatch.setattr(inception, "SIDE", 75)  # pixels: the smallest that it takes, for speed
     network = if_there(inception.load_inception)
     images = torch.randint(256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
     features = torch.rand(20, 4, generator=torch.Generator().manual_seed(1)).double()
