@@ -1,9 +1,6 @@
 """Row 54: memory that doesn't suffice, by limits that a process gives itself while it trains."""
 
-import json
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,12 +12,17 @@ from dvae.engine import check_recipe
 from dvae.errors import UserError
 from dvae.out_of_memory import is_out_of_memory, next_smaller
 from dvae.recipe import load_config
-from tests.conftest import ROOT, give_network
-from tests.test_distributed import launch, recorded
+from tests.conftest import give_network
+from tests.faults.worlds import train_apart
+from tests.test_distributed import recorded
 
 # Some 10 MB a picture while training.
-LARGE = ["model.image_size=128", "model.channels=[32,32]", "train.global_batch_size=32"]
-LARGE += ["train.steps=4", "eval.every=4", "train.save_every=1"]
+LARGE = ["model.image_size=128", "model.channels=[8,8]", "model.patch_size=1"]
+LARGE += ["train.global_batch_size=32", "train.steps=3", "eval.every=3", "train.save_every=1"]
+_GIVE_BACK = """  # what is freed, from M_MMAP_THRESHOLD on
+import ctypes
+ctypes.CDLL(None).mallopt(-3, 1_000_000)
+"""
 _LIMIT = """
 import re, resource
 if run.accelerator.process_index == {rank}:
@@ -29,21 +31,11 @@ if run.accelerator.process_index == {rank}:
 """
 
 
-@pytest.fixture
-def limited(monkeypatch, tmp_path):
-    """Let a process have so many MiB more from a step on, as children are started from now on."""
-
-    def limit(step, room, rank=0):
-        monkeypatch.setenv("DVAE_AT_STEP", json.dumps({step: _LIMIT.format(room=room, rank=rank)}))
-        monkeypatch.setenv("DVAE_RECORD", str(tmp_path))
-        monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")  # what is freed is given back
-
-    return limit
-
-
-def train_apart(recipe, *overrides):
-    command = [sys.executable, "tests/recorded_train.py", str(recipe), *LARGE, *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def limited(step, room, rank=0):
+    """Let a process have so many MiB more from a step on."""
+    steps = {0: _GIVE_BACK}
+    steps[step] = steps.get(step, "") + _LIMIT.format(room=room, rank=rank)
+    return steps
 
 
 def smaller_size(said):
@@ -61,26 +53,22 @@ def files_of(recipe, name, step):
 
 
 @pytest.mark.slow
-def test_auto_takes_smaller_parts_on_all_processes_and_changes_nothing(
-    recipe, train, limited, tmp_path
-):
-    limited(step=0, room=250)
-    done = train_apart(recipe, "run.name=auto", "train.micro_batch_size=auto")
-    assert done.returncode == 0, done.stderr
-    size = smaller_size(done.stdout)
-    alone = recorded(tmp_path, 1)
-    assert train(recipe, *LARGE, "run.name=named", f"train.micro_batch_size={size}") == 0
-    found, named = files_of(recipe, "auto", 4), files_of(recipe, "named", 4)
-    for file, tensors in named.items():
+def test_auto_takes_smaller_parts_on_all_processes_and_changes_nothing(recipe, train, tmp_path):
+    auto = [*LARGE, "train.micro_batch_size=auto"]
+    one = train_apart(tmp_path / "1", recipe, *auto, "run.name=auto", at_step=limited(0, 280))
+    assert one.codes == [0], one.err
+    named = f"train.micro_batch_size={smaller_size(one.out)}"
+    assert train(recipe, *LARGE, "run.name=named", named) == 0
+    found, expected = files_of(recipe, "auto", 3), files_of(recipe, "named", 3)
+    for file, tensors in expected.items():
         assert all(torch.equal(found[file][name], tensor) for name, tensor in tensors.items())
 
-    two = tmp_path / "two"
-    two.mkdir()
-    limited(step=1, room=150, rank=1)  # only one of them, and under way
-    auto = ["run.name=two", "train.micro_batch_size=auto"]
-    done = launch(recipe, 2, *LARGE, *auto, record=two)
-    assert smaller_size(done.stdout) < 16  # told by the other one
-    both = recorded(two, 2)
+    two = train_apart(  # only one of them is short of it, and under way
+        tmp_path / "2", recipe, *auto, "run.name=two", processes=2, at_step=limited(1, 150, rank=1)
+    )
+    assert two.codes == [0, 0], two.err
+    assert smaller_size(two.out) < 16  # told by the other one
+    alone, both = recorded(tmp_path / "1", 1), recorded(tmp_path / "2", 2)
     assert [step[0] for step in both] == [step[0] for step in alone]
     for a, b in zip(alone, both, strict=True):
         assert b[1:] == pytest.approx(a[1:], rel=1e-4)
@@ -88,22 +76,21 @@ def test_auto_takes_smaller_parts_on_all_processes_and_changes_nothing(
 
 @pytest.mark.slow
 def test_a_run_without_memory_says_what_would_fit_and_its_checkpoint_is_whole(
-    recipe, train, limited
+    recipe, train, tmp_path
 ):
-    limited(step=2, room=250)
-    done = train_apart(recipe, "run.name=short")
-    assert done.returncode == 6, done.stdout + done.stderr
-    message = done.stderr.splitlines()[-1]
+    done = train_apart(tmp_path / "1", recipe, *LARGE, at_step=limited(2, 280))
+    assert done.codes == [6], done.err
+    message = done.err.splitlines()[-1]
     assert message.startswith("error: out of memory (")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.err
     assert "each process took 32 pictures of 128x128 through the network" in message
     assert "train.micro_batch_size=0, train.global_batch_size=32, processes: 1" in message
-    run = recipe.parent / "runs" / "short"
-    path, damaged = Checkpoints(run / "checkpoints", 1).newest()
+    checkpoints = Checkpoints(recipe.parent / "runs" / "tiny" / "checkpoints", 1)
+    path, damaged = checkpoints.newest()
     assert (path.name, damaged) == ("step-00000002", [])
     remedy = re.search(r"set (train.micro_batch_size=16) \(or auto", message)[1]
-    assert train(recipe, *LARGE, "run.name=short", remedy) == 0
-    assert Checkpoints(run / "checkpoints", 1).newest()[0].name == "step-00000004"
+    assert train(recipe, *LARGE, remedy) == 0
+    assert checkpoints.newest()[0].name == "step-00000003"
 
 
 @pytest.mark.parametrize("engine", [DistributedType.FSDP, DistributedType.DEEPSPEED])
