@@ -30,6 +30,7 @@ from dvae.milestones import finish, measure, save
 from dvae.networks import has_batch_statistics
 from dvae.optim import learning_rate, set_learning_rate
 from dvae.pictures import batch_images
+from dvae.preflight import preflight
 from dvae.recipe import load_config
 from dvae.session import (
     Run,
@@ -40,7 +41,6 @@ from dvae.session import (
     start_accelerator,
 )
 from dvae.signals import StopRequest
-from dvae.streams import open_streams
 
 SCALE_DECAY = 0.9  # of the running error behind the optimal scale
 
@@ -90,7 +90,7 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
     """
     request = StopRequest()
     accelerator = start_accelerator(config)
-    streams = open_streams(config, accelerator.num_processes)
+    streams = preflight(config, accelerator)
     with contextlib.ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(locked(config.folder))
