@@ -27,6 +27,7 @@ from dvae.losses import kl_weight, steered
 from dvae.milestones import finish, measure, save
 from dvae.optim import learning_rate, set_learning_rate
 from dvae.out_of_memory import telling_memory
+from dvae.preflight import preflight
 from dvae.recipe import load_config
 from dvae.session import (
     Run,
@@ -37,7 +38,6 @@ from dvae.session import (
     start_accelerator,
 )
 from dvae.signals import StopRequest
-from dvae.streams import open_streams
 
 SCALE_DECAY = 0.9  # of the running error behind the optimal scale
 
@@ -87,7 +87,7 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
     """
     request = StopRequest()
     accelerator = start_accelerator(config)
-    streams = open_streams(config, accelerator.num_processes)
+    streams = preflight(config, accelerator)
     with telling_memory(config, accelerator.num_processes), contextlib.ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(locked(config.folder))
