@@ -128,7 +128,7 @@ def test_two_machines_train_one_network(recipe):
     ("override", "message"),
     [
         ("train.precision=fp16", "FSDP scales the loss by itself"),
-        ("adversarial.weight=0.1", "adversarial.weight=0.1 was never tried under FSDP"),
+        ("train.micro_batch_size=auto", "processes under FSDP exchange weights"),
     ],
 )
 def test_what_fsdp_can_not_do_is_refused_by_name(recipe, override, message):
