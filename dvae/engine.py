@@ -84,6 +84,18 @@ class Engine:
         """Forget the gradient."""
         self.optimizer.zero_grad()
 
+    def without_gradient(self) -> list[str]:
+        """The parameters that should learn and have no gradient after `backward`."""
+        return [n for n, p in self.bare.named_parameters() if p.requires_grad and p.grad is None]
+
+    def replicas(self) -> dict[str, Tensor | None]:
+        """What every process must hold alike after `backward`, by a name for messages."""
+        found: dict[str, Tensor | None] = {}
+        for name, parameter in self.bare.named_parameters():
+            found[f"the weights of {name}"] = parameter
+            found[f"the gradients of {name}"] = parameter.grad
+        return found | {f"the buffer {name}": value for name, value in self.bare.named_buffers()}
+
     def parts(self) -> Tensors:
         """This process's part of each parameter: live, not a copy."""
         return {name: value.detach() for name, value in self.bare.named_parameters()}
@@ -158,6 +170,10 @@ class FSDP2(Engine):
         plugin = self.accelerator.state.fsdp_plugin  # a block's weights are gathered at a time
         plugin.transformer_cls_names_to_wrap = [ResBlock.__name__] if blocks else []
         super().prepare(train)
+
+    def replicas(self) -> dict[str, Tensor | None]:
+        """Buffers only: what is cut is nobody else's."""
+        return {f"the buffer {name}": value for name, value in self.bare.named_buffers()}
 
     def part_of(self, name: str, whole: Tensor) -> Tensor:
         """A DTensor like the parameter."""

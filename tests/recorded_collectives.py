@@ -3,7 +3,7 @@
 DVAE_RECORD names a folder, where each process writes a line for each: the function of dvae that led to it,
 the operation, shapes and types of its tensors, and its group. DVAE_ENGINE: see engines_on_cpu. DVAE_ODD=STEP
 lets one process find its gradient odd there, DVAE_STOP=STEP sends another one SIGTERM, DVAE_BUG=save lets
-the first one save alone.
+the first one save alone, DVAE_BUG=drift gives the second one other weights and another gradient.
 """
 
 import json
@@ -78,6 +78,26 @@ def put_faults() -> None:
     if os.environ.get("DVAE_BUG") == "save":
         dvae.train.save = lambda run: RANK == 0 and save(run)
         dvae.session.PEER_TIMEOUT = timedelta(seconds=15)
+    if os.environ.get("DVAE_BUG") == "drift" and RANK == 1:
+        dvae.train.set_up, dvae.train.find_gradients = drifting(
+            dvae.train.set_up, dvae.train.find_gradients
+        )
+
+
+def drifting(set_up, find_gradients):
+    """The same functions; afterwards one weight and one gradient are other than those of the others."""
+
+    def set_up_otherwise(*arguments):
+        run = set_up(*arguments)
+        run.bare.to_mean.weight.data[0, 0] += 1e-6
+        return run
+
+    def find_otherwise(run, *arguments):
+        sums = find_gradients(run, *arguments)
+        run.bare.decoder_head[2].bias.grad[0] += 1e-6
+        return sums
+
+    return set_up_otherwise, find_otherwise
 
 
 if __name__ == "__main__":
