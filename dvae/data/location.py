@@ -14,6 +14,7 @@ from dvae.errors import UserError
 HTTP = ("http", "https")
 OBJECTS = ("s3", "hf")  # by fsspec
 ALLOWED = "a local folder, https://, http://, s3:// or hf://"
+MASK = "***"  # in place of a secret
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _URL = re.compile(
     r"""([A-Za-z][A-Za-z0-9+.-]*://)
@@ -33,8 +34,8 @@ def shown(text: str) -> str:
 
 
 def _masked(match: re.Match[str]) -> str:
-    user = "***@" if match["user"] else ""
-    return f"{match[1]}{user}{match[3]}{'?***' if match['query'] else ''}"
+    user = f"{MASK}@" if match["user"] else ""
+    return f"{match[1]}{user}{match[3]}{f'?{MASK}' if match['query'] else ''}"
 
 
 def last_part(location: str) -> str:
