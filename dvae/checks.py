@@ -1,147 +1,85 @@
-"""What a machine can hold: shared memory, descriptors, disk, memory, ports, locale.
+"""What a machine must have before a run begins: files that it may open, room on the disk, shared memory.
 
-A `Note` is one line that says in words what was found and, where it isn't well, what to do.
+`dvae.preflight` asks on every process of a run, `dvae doctor` on this machine alone.
 """
 
-import locale
-import os
+import hashlib
 import resource
 import shutil
-import socket
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-from dvae.errors import UserError
+from dvae.config import Config
+from dvae.errors import ResourceError, UserError
+from dvae.memory import checkpoint_bytes
 
-SHARED = Path("/dev/shm")
-LEAST_SHARED = 64 << 20  # bytes; what a container has unless told otherwise, and NCCL's rings take
-FEW_FILES = 256  # descriptors; sockets of remote shards and of other processes come on top of files
-LITTLE_DISK = 1 << 30  # bytes
-LITTLE_MEMORY = 2 << 30  # bytes; torch and a few threads that decode
-UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
-Verdict = Literal["ok", "warning", "wrong"]
+OPEN_FILES = 128  # of a process itself: libraries, the terminal, TensorBoard, a checkpoint
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_BYTES = 32 << 20  # that NCCL takes there for each process of a machine
 
 
-class Note(NamedTuple):
-    """One thing that was looked at."""
-
-    verdict: Verdict
-    subject: str
-    text: str  # what was found; where it isn't well, also the remedy
-
-    def __str__(self) -> str:
-        return f"{self.verdict:8} {self.subject:16} {self.text}"
+def code_digest() -> str:
+    """SHA-256 of this package's sources, as 64 hexadecimal digits."""
+    folder, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
-def noted(subject: str, good: bool, text: str, remedy: str, worst: Verdict = "warning") -> Note:
-    """Well, or of the `worst` kind, with its remedy."""
-    return Note("ok", subject, text) if good else Note(worst, subject, f"{text}: {remedy}")
+def check_open_files(world_size: int) -> None:
+    """Refuse a limit on open files that a process of so many would run into.
 
-
-def attempt(subject: str, look: Callable[[], Iterator[Note]]) -> Iterator[Note]:
-    """The notes of a look; what it can't read is one more that is wrong."""
-    try:
-        yield from look()
-    except UserError as error:
-        yield Note("wrong", subject, str(error))
-    except OSError as error:
-        yield Note("wrong", subject, f"{error.filename}: {error.strerror}")
-
-
-def amount(count: float) -> str:
-    """Bytes for people: 1.2 GB."""
-    power = 0
-    while count >= 999.5 and power < len(UNITS) - 1:
-        count, power = count / 1000, power + 1
-    return f"{count:.3g} {UNITS[power]}"
-
-
-def shared_memory() -> Note:
-    """Where processes of one machine exchange gradients; threads decode pictures without it."""
-    if not SHARED.is_dir():
-        return Note("ok", "shared memory", f"there is no {SHARED} here, and one process needs none")
-    free = shutil.disk_usage(SHARED).free
-    remedy = "several processes on this machine need more: docker run --shm-size=1g, or --ipc=host"
-    return noted("shared memory", free >= LEAST_SHARED, f"{SHARED} has {amount(free)} free", remedy)
-
-
-def open_files() -> Note:
-    """The descriptors that a process may hold."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if most == resource.RLIM_INFINITY:
-        return Note("ok", "open files", "as many as you like")
-    remedy = "remote shards and several processes need more: ulimit -n 4096"
-    return noted("open files", most >= FEW_FILES, f"a process may hold {most}", remedy)
-
-
-def disk(folder: Path, needed: int = LITTLE_DISK) -> Note:
-    """The room where a folder is, or will be.
-
-    Args:
-        folder: that is to be written.
-        needed: bytes.
+    Raises:
+        UserError: naming the limit and what is needed.
     """
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Note("wrong", "disk", f"{there} can't be written: choose another run.dir")
-    free = shutil.disk_usage(there).free
-    found = f"{there} has {amount(free)} free"
-    return noted("disk", free >= needed, found, f"make room for {amount(needed)}, or set run.dir")
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed = OPEN_FILES + world_size  # a connection to each of the others
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        raise UserError(
+            f"the limit of {allowed} open files is below the {needed} that a process of {world_size} "
+            f"needs: raise it with ulimit -n {max(needed, 4096)}"
+        )
 
 
-def memory() -> Note:
-    """Host memory that is available, within the limit of a container."""
-    free = _available_memory()
-    if free is None:
-        return Note("ok", "memory", "can't be asked for here")
-    remedy = "fewer data.threads, a smaller train.micro_batch_size, or a larger machine"
-    return noted("memory", free >= LITTLE_MEMORY, f"{amount(free)} available", remedy)
+def check_shared_memory(processes: int, folder: Path = SHARED_MEMORY) -> None:
+    """Refuse too little shared memory for the processes of this machine to talk by, as containers have.
+
+    Raises:
+        ResourceError: naming what is free and what is needed.
+    """
+    needed = processes * SHARED_BYTES
+    free = _free(folder) if folder.is_dir() else 0
+    if processes > 1 and free < needed:
+        raise ResourceError(
+            f"{folder} has {free >> 20} MiB free, and {processes} processes of a machine talk through "
+            f"{needed >> 20}: give the container more (docker run --shm-size=1g, or launch/kubernetes.yaml)"
+        )
 
 
-def _available_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = {name: int(value.split()[0]) << 10 for name, value in (x.split(":") for x in lines)}
-        free = found["MemAvailable"]
-    except (OSError, ValueError, KeyError):
-        return None
-    group = Path("/sys/fs/cgroup")
-    try:
-        most, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
-        return min(free, int(most) - int(used))
-    except (OSError, ValueError):  # no group, or "max"
-        return free
+def check_disk(config: Config) -> None:
+    """Refuse a disk without room for the checkpoints that a run keeps, one being written and the weights.
+
+    Raises:
+        ResourceError: naming what is free and what is needed.
+    """
+    one = checkpoint_bytes(config)
+    there = len(list((config.folder / "checkpoints").glob("step-*")))
+    every = config.train.keep_every
+    kept = config.train.keep + 1 + (config.train.steps // every if every else 0)  # the best, too
+    needed = one * (max(0, kept - there) + 1) + one // 2
+    free = _free(_existing(config.folder))
+    if free < needed:
+        raise ResourceError(
+            f"{config.folder} has {free / 1e6:.0f} MB free, and the {kept} checkpoints that the recipe "
+            f"keeps, one more being written and the weights take {needed / 1e6:.0f}: make room, choose "
+            "another run.dir, or lower train.keep"
+        )
 
 
-def port(number: int, whose: str, remedy: str) -> Note:
-    """Whether a port of this machine is free."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-        try:
-            probe.bind(("127.0.0.1", number))
-        except OSError as error:
-            return Note("warning", "port", f"{number}, {whose}: {error.strerror}: {remedy}")
-    return Note("ok", "port", f"{number}, {whose}, is free")
+def _existing(folder: Path) -> Path:
+    """A folder, or the innermost one above it that exists."""
+    return folder if folder.exists() else _existing(folder.resolve().parent)
 
 
-def encoding() -> Note:
-    """Whether names of files and messages can hold every letter."""
-    names, told = sys.getfilesystemencoding(), sys.stdout.encoding or "none"
-    good = all(name.lower().replace("-", "") == "utf8" for name in (names, told))
-    text = f"{locale.setlocale(locale.LC_CTYPE)}: names of files are {names}, messages {told}"
-    return noted("locale", good, text, "export LC_ALL=C.UTF-8")
-
-
-def home() -> Note:
-    """Where the Hub and torch keep what they fetched."""
-    try:
-        folder = Path.home()
-    except RuntimeError:
-        folder = Path("~")
-    good = os.access(folder, os.W_OK)
-    remedy = "set HOME, or HF_HOME and TORCH_HOME, to a folder that can be written"
-    return noted("home", good, f"{folder} {'can' if good else 'can not'} be written", remedy)
+def _free(folder: Path) -> int:
+    """Bytes that a user may still write there."""
+    return shutil.disk_usage(folder).free

@@ -118,7 +118,9 @@ class TrainConfig(Part):
     start: Location = ""  # weights to begin from: a run, a weights folder, diffusers' or a Hub id
     decoder_only: bool = False  # the encoder stays as it began
     global_batch_size: Positive  # over all processes and micro-batches
-    micro_batch_size: Count = Field(0, json_schema_extra=FREE)  # 0: a process's share at once
+    micro_batch_size: Count | Literal["auto"] = Field(
+        0, json_schema_extra=FREE
+    )  # 0: a process's share at once; auto: halved where the memory doesn't suffice
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     channels_last: bool = Field(True, json_schema_extra=FREE)
@@ -131,6 +133,11 @@ class TrainConfig(Part):
     keep: Positive = Field(2, json_schema_extra=FREE)  # checkpoints, besides the best
     keep_every: Count = Field(0, json_schema_extra=FREE)  # those of every so many steps; 0: none
     async_save: bool = Field(True, json_schema_extra=FREE)  # train on while a checkpoint is written
+
+    def micro_batch(self, world_size: int) -> int:
+        """The pictures that a process begins to take through the network at a time."""
+        named = 0 if self.micro_batch_size == "auto" else self.micro_batch_size
+        return named or self.global_batch_size // world_size
 
     @model_validator(mode="after")
     def _check_start(self) -> "TrainConfig":

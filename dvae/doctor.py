@@ -11,10 +11,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dvae.checks import LITTLE_DISK, Note, amount, attempt, disk, noted
-from dvae.config import Config
+from dvae.checks import check_disk
+from dvae.config import Config, RunConfig
 from dvae.data.index import read_index
-from dvae.data.location import MASK
 from dvae.data.manifest import Split, read_splits
 from dvae.data.storage import StoreError, open_store
 from dvae.errors import UserError
@@ -23,6 +22,8 @@ from dvae.find import state_of
 from dvae.guard import REPORT as GUARD
 from dvae.inventory import Found, config_of, found_in
 from dvae.machine import machine
+from dvae.masking import MASK
+from dvae.notes import Note, amount, attempt, checked, noted
 from dvae.recipe import load_config
 from dvae.resume import settle_data
 from dvae.session import BAD_SAMPLES
@@ -71,8 +72,12 @@ def _all(what: Path | None, shards: list[str] | None, verify: bool) -> Iterator[
 def _of_recipe(what: Path, is_run: bool, config: list[Config]) -> Iterator[Note]:
     """Notes of a recipe, which joins `config` if it can be read."""
     config.append(config_of(what) if is_run else load_config(what))
+    if is_run:  # wherever it was moved to
+        place = RunConfig(dir=str(what.absolute().parent), name=what.absolute().name)
+        config[0] = config[0].model_copy(update={"run": place})
     steps = f"{config[0].model.name}, {config[0].train.steps} steps"
     yield Note("ok", "recipe", f"{what / 'config.toml' if is_run else what}: {steps}")
+    yield checked("disk", "room for its checkpoints", lambda: check_disk(config[0]))
 
 
 def _locations(config: Config) -> list[str]:
@@ -105,8 +110,6 @@ def _of_checkpoints(run: Path, found: list[Found]) -> Iterator[Note]:
         last = whole[-1]
         text = f"{len(whole)} whole, the last {last.path.name}, {amount(last.bytes)}"
         yield Note("ok", "checkpoints", text)
-        if 2 * last.bytes > LITTLE_DISK:  # the next is written beside this one
-            yield disk(run, 2 * last.bytes)
     elif not found:
         yield Note("ok", "checkpoints", "none yet")
 

@@ -1,9 +1,14 @@
-"""What there is to train with: packages, devices, and what `dvae.checks` looks at."""
+"""What there is to train with: packages, devices, memory, disk, ports, locale; see `dvae.checks`, too."""
 
 import importlib.metadata
+import locale
 import os
 import platform
 import re
+import resource
+import shutil
+import socket
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,10 +17,12 @@ import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from dvae import checks
-from dvae.checks import Note, amount, attempt, noted
+from dvae.checks import SHARED_MEMORY, check_open_files, check_shared_memory
+from dvae.notes import Note, amount, attempt, checked, noted
 
 TESTED = Path(__file__).parents[1] / "constraints.txt"  # of a checkout
+LITTLE_DISK = 1 << 30  # bytes
+LITTLE_MEMORY = 2 << 30  # bytes; torch and a few threads that decode
 PORTS = (
     (6006, "TensorBoard's", "tensorboard --port 0 takes another"),
     (29500, "the launcher's", "accelerate launch --main_process_port 0 takes another"),
@@ -30,14 +37,14 @@ def machine(folder: Path) -> Iterator[Note]:
     """
     yield from versions()
     yield from devices()
-    yield checks.memory()
-    yield checks.shared_memory()
-    yield checks.open_files()
-    yield checks.disk(folder)
+    yield memory()
+    yield shared_memory()
+    yield open_files()
+    yield disk(folder)
     for number, whose, remedy in PORTS:
-        yield checks.port(number, whose, remedy)
-    yield checks.encoding()
-    yield checks.home()
+        yield port(number, whose, remedy)
+    yield encoding()
+    yield home()
 
 
 def versions() -> Iterator[Note]:
@@ -114,3 +121,84 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None
+
+
+def shared_memory() -> Note:
+    """Where two processes of this machine would exchange gradients; threads decode without it."""
+    if not SHARED_MEMORY.is_dir():
+        return Note("ok", "shared memory", f"there is no {SHARED_MEMORY}; one process needs none")
+    text = f"{SHARED_MEMORY} has {amount(shutil.disk_usage(SHARED_MEMORY).free)} free"
+    return checked("shared memory", text, lambda: check_shared_memory(2), "warning")
+
+
+def open_files() -> Note:
+    """The descriptors that a process may hold."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    text = f"a process may hold {'any number' if most == resource.RLIM_INFINITY else most}"
+    return checked("open files", text, lambda: check_open_files(1))
+
+
+def disk(folder: Path) -> Note:
+    """The room where a folder is, or will be."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Note("wrong", "disk", f"{there} can't be written: choose another run.dir")
+    free = shutil.disk_usage(there).free
+    found = f"{there} has {amount(free)} free"
+    return noted("disk", free >= LITTLE_DISK, found, "make room, or set run.dir")
+
+
+def memory() -> Note:
+    """Host memory that is available, within the limit of a container."""
+    free = _available_memory()
+    if free is None:
+        return Note("ok", "memory", "can't be asked for here")
+    remedy = "fewer data.threads, a smaller train.micro_batch_size, or a larger machine"
+    return noted("memory", free >= LITTLE_MEMORY, f"{amount(free)} available", remedy)
+
+
+def _available_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = {name: int(value.split()[0]) << 10 for name, value in (x.split(":") for x in lines)}
+        free = found["MemAvailable"]
+    except (OSError, ValueError, KeyError):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:
+        most, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        return min(free, int(most) - int(used))
+    except (OSError, ValueError):  # no group, or "max"
+        return free
+
+
+def port(number: int, whose: str, remedy: str) -> Note:
+    """Whether a port of this machine is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+        try:
+            probe.bind(("127.0.0.1", number))
+        except OSError as error:
+            return Note("warning", "port", f"{number}, {whose}: {error.strerror}: {remedy}")
+    return Note("ok", "port", f"{number}, {whose}, is free")
+
+
+def encoding() -> Note:
+    """Whether names of files and messages can hold every letter."""
+    names, told = sys.getfilesystemencoding(), sys.stdout.encoding or "none"
+    good = all(name.lower().replace("-", "") == "utf8" for name in (names, told))
+    text = f"{locale.setlocale(locale.LC_CTYPE)}: names of files are {names}, messages {told}"
+    return noted("locale", good, text, "export LC_ALL=C.UTF-8")
+
+
+def home() -> Note:
+    """Where the Hub and torch keep what they fetched."""
+    try:
+        folder = Path.home()
+    except RuntimeError:
+        folder = Path("~")
+    good = os.access(folder, os.W_OK)
+    remedy = "set HOME, or HF_HOME and TORCH_HOME, to a folder that can be written"
+    return noted("home", good, f"{folder} {'can' if good else 'can not'} be written", remedy)

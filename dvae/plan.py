@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dvae.checks import amount
 from dvae.config import Config
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order
@@ -17,6 +16,7 @@ from dvae.data.traffic import process_traffic
 from dvae.errors import exit_code_of
 from dvae.estimate import DEVICES, FREE, Estimate, find_estimates, largest_micro_batch
 from dvae.memory import Sizes, check_network, find_sizes
+from dvae.notes import amount
 from dvae.recipe import load_config
 from dvae.sources import Sources, find_held_out, find_sources
 
@@ -84,7 +84,7 @@ def step_rows(config: Config, order: Order | Mixture, world_size: int) -> list[t
     batch, steps = order.batch_size, config.train.steps
     each = batch // world_size
     waits = f", {order.samples % batch:,} pictures wait" if isinstance(order, Order) else ""
-    micro = config.train.micro_batch_size or each
+    micro = config.train.micro_batch(world_size)
     return [
         ("steps", f"{steps:,} of {batch:,} pictures, {steps / order.steps_per_epoch:.4g} epochs"),
         ("epoch", f"{order.steps_per_epoch:,} steps{waits}"),

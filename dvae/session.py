@@ -52,6 +52,7 @@ class Run:
     state: State
     judges: Judges
     fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
+    micro_batch: int  # pictures that a process takes through the network at a time
 
     @property
     def bare(self) -> LatentModel:
@@ -175,6 +176,7 @@ def set_up(
         state=state,
         judges=judges,
         fixed=fixed,
+        micro_batch=config.train.micro_batch(accelerator.num_processes),
     )
 
 

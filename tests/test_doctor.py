@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dvae import checks
+from dvae import machine
 from dvae.cli import main
 from dvae.files import locked
 from dvae.machine import versions
@@ -125,9 +125,9 @@ def test_what_is_neither_run_nor_recipe_is_a_mistake(tmp_path, capsys):
 def test_a_port_in_use_is_a_warning_with_the_way_out():
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1]
-        note = checks.port(number, "TensorBoard's", "take another")
+        note = machine.port(number, "TensorBoard's", "take another")
         assert (note.verdict, note.text.count("in use: take another")) == ("warning", 1)
-    assert checks.port(number, "TensorBoard's", "take another").verdict == "ok"
+    assert machine.port(number, "TensorBoard's", "take another").verdict == "ok"
 
 
 def test_packages_that_are_too_old_or_newer_than_tested_are_named(tmp_path, monkeypatch):
@@ -159,7 +159,7 @@ def test_a_narrow_machine_is_warned_of_and_a_folder_that_is_none_is_wrong(tmp_pa
     told = {line[9:25].strip(): line for line in done.stdout.splitlines()}
     for subject, verdict, remedy in (
         ("shared memory", "warning", "docker run --shm-size=1g"),
-        ("open files", "warning", "a process may hold 64: remote shards"),
+        ("open files", "wrong", "raise it with ulimit -n 4096"),
         ("locale", "warning", "messages ascii: export LC_ALL=C.UTF-8"),
         ("home", "warning", "/nowhere can not be written: set HOME"),
         ("disk", "wrong", "choose another run.dir"),
