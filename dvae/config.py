@@ -71,6 +71,7 @@ class LossConfig(Part):
     rate: float = Field(0.0, ge=0)  # nats that beta is steered to after warmup_steps; 0: it isn't
     perceptual: float = Field(0.0, ge=0)  # nats for each number of a picture, at distance 1
     perceptual_network: Literal["effnet_lite0", "vgg16"] = "effnet_lite0"
+    perceptual_size: int = Field(0, ge=0, le=4096)  # pixels that it looks at; 0: its own choice
 
 
 class AdversarialConfig(Part):
