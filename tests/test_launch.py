@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
-from dvae.engine import check_recipe
+from dvae.engine_checks import check_recipe
 from dvae.errors import UserError
 from dvae.recipe import load_config
 
