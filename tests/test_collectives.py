@@ -67,8 +67,8 @@ def test_four_processes_call_the_same_collectives_whatever_befalls_one(tmp_path,
     assert [one.code for one in ended] == [143] * 4, ended[0].err
     assert first_difference(ranks) is None
     callers = {json.loads(call)[0] for call in ranks[0]}
-    through = {"preflight.preflight", "guard.count_good", "engine.clip", "train.add_up"}
-    through |= {"milestones.<lambda>", "milestones.finish", "adversarial.step"}
+    through = {"preflight.agree", "audit.audit_gradients", "guard.count_good", "train.add_up"}
+    through |= {"adversarial.step", "milestones.<lambda>", "milestones.finish"}
     assert through <= callers, callers
     run = tmp_path / "runs" / "tiny"
     assert (run / "checkpoints" / "step-00000008").is_dir()
