@@ -24,6 +24,7 @@ from dvae.data.batches import Batch
 from dvae.errors import exit_code_of
 from dvae.files import locked
 from dvae.guard import check_game, count_good, is_odd, leave_out, note_good, what_is_wrong
+from dvae.heartbeat import Heartbeat
 from dvae.latents import keyed_normal
 from dvae.losses import kl_weight, loss_terms, steered
 from dvae.milestones import finish, measure, save
@@ -39,7 +40,7 @@ from dvae.session import (
     set_up,
     start_accelerator,
 )
-from dvae.signals import StopRequest
+from dvae.signals import StopRequest, die_with_launcher
 from dvae.streams import open_streams
 
 SCALE_DECAY = 0.9  # of the running error behind the optimal scale
@@ -88,18 +89,23 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
     Raises:
         UserError: a recipe, shards, a run or a world that don't fit together.
     """
-    request = StopRequest()
+    die_with_launcher()
     accelerator = start_accelerator(config)
-    streams = open_streams(config, accelerator.num_processes)
+    rank, world_size, limits = accelerator.process_index, accelerator.num_processes, config.train
+    request = StopRequest()
     with contextlib.ExitStack() as stack:
+        heartbeat = Heartbeat(rank, world_size, limits.peer_timeout, limits.peer_slow)
+        stack.enter_context(heartbeat)
+        streams = open_streams(config, world_size)
         if accelerator.is_main_process:
             stack.enter_context(locked(config.folder))
         claim_folder(config, accelerator, may_resume)
-        run = set_up(config, accelerator, streams, accept_new_data)
+        run = set_up(config, accelerator, streams, heartbeat, accept_new_data)
         stack.callback(run.saver.wait)
         loop(run, request)
         finish(run)
-        if accelerator.num_processes > 1:
+        heartbeat.stop()
+        if world_size > 1:
             accelerator.end_training()
     if run.state.step < config.train.steps:
         say(run, f"stopped after step {run.state.step}; run the same command again to go on")
@@ -122,8 +128,10 @@ def loop(run: Run, request: StopRequest) -> None:
     ):
         while state.step < config.train.steps:
             started = time.monotonic()
+            run.heartbeat.enter("reading", state.step, is_own=True, shard=batches.waits_for)
             batch = next(batches)
             waited = time.monotonic() - started
+            run.heartbeat.enter("counting the pictures", state.step)
 
             count = count_good(run, batch)
             rate = learning_rate(state.step, config.optim, config.train.steps)
@@ -185,6 +193,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
         weights = torch.from_numpy(micro.weights).to(device)
         is_last = start + size >= len(batch.ids)
         with run.engine.accumulating(is_last):
+            run.heartbeat.enter("in the forward pass", run.state.step, is_own=True)
             output = run.engine.model(images, noise)
             terms = loss_terms(output, images, config.loss, run.scale)
             judged = run.judges.terms(
@@ -193,6 +202,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
             losses = (terms.nll + beta * terms.kl_paid + judged.sum(1)) * weights
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
             mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
+            run.heartbeat.enter("in the backward pass and its all-reduce", run.state.step)
             run.engine.backward(mean, is_last)
         each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid, *judged.mT], dim=1)
         sums += (each.detach().to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
