@@ -277,7 +277,9 @@ def test_an_elastic_run_goes_on_with_the_machine_that_is_left(recipe, machines):
     job.reach(12)
     machines[1].signal(signal.SIGKILL)
     assert job.end(0) == [0], job.said(0)
-    worlds = [json.loads(line)["world"] for line in (job.record / "rank-0.jsonl").open()]
+    worlds = [
+        json.loads(line)["world"] for line in (job.record / "rank-0.jsonl").read_text().splitlines()
+    ]
     assert sorted(set(worlds)) == [1, 2]
     assert f"rank 1 on {machines[1].name}" in job.said(0)
     agree(curve(job.record), undisturbed(recipe, "train.steps=40"))
