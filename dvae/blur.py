@@ -26,10 +26,10 @@ from dvae.errors import UserError
 from dvae.features.effnet_lite0 import EffNetLite0, load_effnet_lite0
 from dvae.files import whole_folder, write_json
 from dvae.generate import Sampling, decode_latents, draw_latents
+from dvae.likeness import perceptual
 from dvae.metrics import psnr
 from dvae.models.blocks import LatentModel, reparameterise
 from dvae.pictures import grid, save_png, to_pixels
-from dvae.quality import perceptual
 from dvae.spectra import high_frequency_ratio, power_spectrum
 from dvae.weights import Weights
 

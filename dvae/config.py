@@ -71,6 +71,7 @@ class LossConfig(Part):
     rate: float = Field(0.0, ge=0)  # nats that beta is steered to after warmup_steps; 0: it isn't
     perceptual: float = Field(0.0, ge=0)  # nats for each number of a picture, at distance 1
     perceptual_network: Literal["effnet_lite0", "vgg16"] = "effnet_lite0"
+    perceptual_size: int = Field(0, ge=0, le=4096)  # pixels that it looks at; 0: its own choice
 
 
 class AdversarialConfig(Part):
@@ -118,7 +119,9 @@ class TrainConfig(Part):
     start: str = ""  # weights to begin from: a run, a weights folder, diffusers' or a Hub id
     decoder_only: bool = False  # the encoder stays as it began
     global_batch_size: Positive  # over all processes and micro-batches
-    micro_batch_size: Count = Field(0, json_schema_extra=FREE)  # 0: a process's share at once
+    micro_batch_size: Count | Literal["auto"] = Field(
+        0, json_schema_extra=FREE
+    )  # 0: a process's share at once; auto: halved where the memory doesn't suffice
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     channels_last: bool = Field(True, json_schema_extra=FREE)
@@ -133,6 +136,11 @@ class TrainConfig(Part):
     async_save: bool = Field(True, json_schema_extra=FREE)  # train on while a checkpoint is written
     peer_timeout: int = Field(300, ge=10, json_schema_extra=FREE)  # seconds to wait for a process
     peer_slow: float = Field(5.0, ge=0, json_schema_extra=FREE)  # times the others' work; 0: any
+
+    def micro_batch(self, world_size: int) -> int:
+        """The pictures that a process begins to take through the network at a time."""
+        named = 0 if self.micro_batch_size == "auto" else self.micro_batch_size
+        return named or self.global_batch_size // world_size
 
     @model_validator(mode="after")
     def _check_start(self) -> "TrainConfig":

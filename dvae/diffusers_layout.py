@@ -1,10 +1,12 @@
 """KLVAE's weights in the layout of diffusers' AutoencoderKL, both ways.
 
 A folder of it holds `config.json` and `diffusion_pytorch_model.safetensors`. The tensors have the names of
-`dvae.models.klvae`, but for the skips of residual blocks.
+`dvae.models.klvae`, but for the skips of residual blocks. Of a network that works on patches of p pixels
+diffusers' has 3 p p channels: its pictures are `torch.nn.functional.pixel_unshuffle(images, p)`.
 """
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ MODEL = "diffusion_pytorch_model.safetensors"
 # What latent diffusion trains with, in this toolkit's units: pixels in [-1, 1] have 127.5 grey levels.
 LDM_LOSS = LossConfig(likelihood="laplace", scale=127.5, beta=1e-6)
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-FIXED = {"in_channels": 3, "out_channels": 3, "act_fn": "silu"}  # what KLVAE has no choice of
+FIXED = {"act_fn": "silu"}  # what KLVAE has no choice of
 
 
 def is_diffusers(folder: Path) -> bool:
@@ -56,10 +58,12 @@ def write_diffusers(out: Path, weights: Weights) -> None:
 
 def to_diffusers(model: KLVAEConfig, latent_std: float | None) -> dict[str, Any]:
     """The `config.json` of a network; `latent_std` is that of z over pictures, where it was measured."""
-    stages = len(model.channels)
+    stages, pixels = len(model.channels), 3 * model.patch_size**2
     return FIXED | {
         "_class_name": KIND,
-        "sample_size": model.image_size,
+        "in_channels": pixels,
+        "out_channels": pixels,
+        "sample_size": model.image_size // model.patch_size,
         "block_out_channels": list(model.channels),
         "down_block_types": ["DownEncoderBlock2D"] * stages,
         "up_block_types": ["UpDecoderBlock2D"] * stages,
@@ -81,17 +85,28 @@ def from_diffusers(config: dict[str, Any], source: str) -> KLVAEConfig:
     """
     quant = bool(config.get("use_quant_conv", True))
     blocks = {*config.get("down_block_types", []), *config.get("up_block_types", [])}
-    wanted = FIXED | {"_class_name": KIND, "use_post_quant_conv": quant}
-    given = {"act_fn": "silu", "use_post_quant_conv": True} | config
+    pixels = config.get("in_channels", 3)
+    patch_size = math.isqrt(pixels // 3) if isinstance(pixels, int) and pixels >= 3 else 1
+    channels = 3 * patch_size**2
+    wanted = FIXED | {
+        "_class_name": KIND,
+        "in_channels": channels,
+        "out_channels": channels,
+        "use_post_quant_conv": quant,
+    }
+    given = {"in_channels": 3, "out_channels": 3, "act_fn": "silu", "use_post_quant_conv": True}
+    given |= config
     differ = [f"{key}={given.get(key)!r}" for key in wanted if given.get(key) != wanted[key]]
     differ += sorted(blocks - {"DownEncoderBlock2D", "UpDecoderBlock2D"})
     if differ:
         raise CheckpointError(f"{source} is not of a klvae: {', '.join(differ)}")
     try:
+        size = config["sample_size"]
         return KLVAEConfig.model_validate(
             {
                 "name": "klvae",
-                "image_size": config["sample_size"],
+                "image_size": size * patch_size if isinstance(size, int) else size,
+                "patch_size": patch_size,
                 "channels": tuple(config["block_out_channels"]),
                 "latent_channels": config["latent_channels"],
                 "num_res_blocks": config["layers_per_block"],

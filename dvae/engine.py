@@ -21,7 +21,7 @@ from types import MethodType
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, convert_outputs_to_fp32
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dvae.config import Config, TrainConfig
@@ -67,6 +67,9 @@ class Engine:
     def backward(self, loss: Tensor, is_last: bool) -> None:
         """Add to the gradient; at the last micro-batch it becomes the mean over the processes."""
         self.accelerator.backward(loss)
+
+    def sum_gradients(self) -> None:
+        """What is left to sum over the processes after the last micro-batch: nothing."""
 
     def clip(self) -> float:
         """Clip the global gradient; returns its norm before that."""
@@ -120,6 +123,29 @@ class Engine:
     def load_optimizer(self, tensors: Tensors) -> None:
         """Give the optimizer what `optimizer_tensors` gave, under this or another engine."""
         load_optimizer_tensors(self.bare, self.plain_optimizer, tensors)
+
+
+class LateDDP(Engine):
+    """DDP without a wrapper: a process that ends a pass early, for want of memory, leaves none waiting."""
+
+    def prepare(self, train: TrainConfig) -> None:
+        """Give all processes the first one's network, as DDP does."""
+        self.model = self.accelerator.prepare_model(self.bare, evaluation_mode=True)  # not wrapped
+        self.optimizer = self.accelerator.prepare_optimizer(self.plain_optimizer)
+        for tensor in self.bare.state_dict().values():
+            distributed.broadcast(tensor, 0)
+
+    def accumulating(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Nothing is summed in a pass."""
+        return contextlib.nullcontext()
+
+    def sum_gradients(self) -> None:
+        """Take the gradients' mean over the processes."""
+        gradients = [p.grad for p in self.bare.parameters() if p.grad is not None]
+        waiting = [distributed.all_reduce(gradient, async_op=True) for gradient in gradients]
+        for gradient, work in zip(gradients, waiting, strict=True):
+            work.wait()
+            gradient /= self.accelerator.num_processes
 
 
 class FSDP2(Engine):
@@ -227,6 +253,12 @@ def check_recipe(engine: DistributedType | None, config: Config) -> None:
             f"train.guard={config.train.guard} can't be used under DeepSpeed, which keeps a gradient that was left "
             "out: take train.guard=stop, or launch/fsdp2.yaml"
         )
+    if config.train.micro_batch_size == "auto":
+        raise UserError(
+            f"train.micro_batch_size=auto can't be used: processes under {engine.value} exchange weights "
+            "amid a pass, so that one which runs out of memory can't begin it again: set the number "
+            "that python -m dvae.plan finds, or take launch/multi_gpu.yaml"
+        )
     untried = {
         f"adversarial.weight={config.adversarial.weight:g}": config.adversarial.weight > 0,
         "train.decoder_only=true": config.train.decoder_only,
@@ -250,4 +282,6 @@ def make_engine(
         from dvae.zero import make_zero
 
         kind = make_zero(accelerator)
+    elif train.micro_batch_size == "auto" and accelerator.num_processes > 1:
+        kind = LateDDP
     return kind(accelerator, bare, optimizer, train, max_grad_norm)

@@ -50,7 +50,7 @@ class Estimate:
 def find_estimates(config: Config, sizes: Sizes, world_size: int, machines: int) -> list[Estimate]:
     """What each engine holds and sends, from the simplest to those that cut the most."""
     share = config.train.global_batch_size // world_size
-    micro = config.train.micro_batch_size or share
+    micro = config.train.micro_batch(world_size)
     times, cut, ring = share // micro, 1 / world_size, 1 - 1 / world_size
     w, g, staged = sizes.weights, sizes.gradients, STAGED * sizes.number
     gathered = min(2 * sizes.root + 3 * sizes.block, w + g)  # two blocks' weights, one's gradient

@@ -33,7 +33,7 @@ VERDICT, FAREWELL = "verdict", "farewell"  # keys: who keeps all waiting, and wh
 class Phase:
     """What the main thread is doing."""
 
-    number: int
+    number: int  # in its step
     step: int
     name: str
     is_own: bool
@@ -79,7 +79,8 @@ class Heartbeat:
         """
         now, before = time.monotonic(), self._phase
         self._busy += now - before.began if before.is_own else 0.0
-        self._phase = Phase(before.number + 1, step, phase, is_own, shard, now)
+        number = before.number + 1 if step == before.step else 1
+        self._phase = Phase(number, step, phase, is_own, shard, now)
 
     def __enter__(self) -> "Heartbeat":
         """Meet the others.

@@ -77,8 +77,9 @@ class Judges:
         """
         perceptual, adversarial = torch.zeros_like(nll), torch.zeros_like(nll)
         if self.seeing:
-            distance = self.seeing.distance(reconstructions, images)
-            perceptual = self.config.loss.perceptual * self.config.dims * distance
+            loss = self.config.loss
+            distance = self.seeing.distance(reconstructions, images, loss.perceptual_size)
+            perceptual = loss.perceptual * self.config.dims * distance
         if self.adversary:
             seed, weights = self.config.train.seed, torch.from_numpy(batch.weights).to(nll)
             drawn = None

@@ -83,6 +83,20 @@ def find_sizes(config: Config) -> Sizes:
         )
 
 
+def checkpoint_bytes(config: Config) -> int:
+    """Of a checkpoint's tensors: the weights, their average and the optimizer's moments, twice two networks."""
+    with _fake(config):
+        bare, game = _network(config), _judges(config).adversary
+        learning = [p for p in bare.parameters() if p.requires_grad]
+        rival = (
+            _held(game.discriminator) + ADAM * _bytes(game.discriminator.parameters())
+            if game
+            else 0
+        )
+        copies = 2 if config.optim.ema else 1
+        return copies * _held(bare) + ADAM * _bytes(learning) + rival
+
+
 @contextlib.contextmanager
 def _fake(config: Config) -> Iterator[None]:
     """Tensors are fake, and new ones have the recipe's precision: fake weights can't be cast."""

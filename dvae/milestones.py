@@ -30,7 +30,8 @@ def measure(run: Run) -> bool:
         DataError: more of its pictures are bad than `data.max_bad` allows.
     """
     config, state, accelerator = run.config, run.state, run.accelerator
-    with run.streams.evaluation(accelerator.process_index, accelerator.num_processes) as batches:
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    with run.streams.evaluation(rank, world_size, run.micro_batch) as batches:
         run.heartbeat.enter("evaluating", state.step - 1, shard=batches.waits_for)
         model = network_of(config.model, run.average())
         result = evaluate(

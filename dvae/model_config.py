@@ -58,6 +58,7 @@ class KLVAEConfig(Part):
     channels: tuple[Channels, ...] = Field((32, 64, 128), max_length=12)
     latent_channels: int = Field(4, ge=1, le=1024)
     num_res_blocks: int = Field(1, ge=1, le=64)
+    patch_size: int = Field(1, ge=1, le=64)  # pixels
     attention: bool = False
     norm_groups: int = Field(8, ge=1, le=8192)
     quant_conv: bool = False
@@ -65,7 +66,7 @@ class KLVAEConfig(Part):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "KLVAEConfig":
-        check_halvings(self.image_size, self.channels)
+        check_halvings(self.image_size, self.channels, self.patch_size)
         if any(width % self.norm_groups for width in self.channels):
             raise ValueError(
                 f"norm_groups={self.norm_groups} must divide all of channels={list(self.channels)}"

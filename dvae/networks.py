@@ -42,8 +42,9 @@ def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
     Raises:
         UserError: naming the network.
     """
-    share = config.train.global_batch_size // world_size
-    splits = world_size > 1 or 0 < config.train.micro_batch_size < share
+    train = config.train
+    splits = train.micro_batch_size == "auto" or train.micro_batch(1) < train.global_batch_size
+    splits = splits or world_size > 1
     if splits and has_batch_statistics(model):
         raise UserError(
             f"model.name={config.model.name} normalises by the statistics of its batch, which a "

@@ -85,7 +85,7 @@ def step_rows(config: Config, order: Order | Mixture, world_size: int) -> list[t
     batch, steps = order.batch_size, config.train.steps
     each = batch // world_size
     waits = f", {order.samples % batch:,} pictures wait" if isinstance(order, Order) else ""
-    micro = config.train.micro_batch_size or each
+    micro = config.train.micro_batch(world_size)
     return [
         ("steps", f"{steps:,} of {batch:,} pictures, {steps / order.steps_per_epoch:.4g} epochs"),
         ("epoch", f"{order.steps_per_epoch:,} steps{waits}"),

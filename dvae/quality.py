@@ -2,11 +2,11 @@
 
 Reconstructions and samples apart, each beside what real pictures score, in the pooled features of
 EfficientNet-Lite0 (`kd_effnetlite0`, `fd_effnetlite0`: neither is KID or FID, which take Inception's).
+Where the user has the standard weights (`dvae.features.files`), KID, FID and LPIPS as well.
 Everything is drawn by the seed and compared by one process, so that no number depends on how many
 train or measure.
 """
 
-import hashlib
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,55 +17,26 @@ from torch import Tensor
 
 from dvae.data.batches import Pictures
 from dvae.data.manifest import find_split
-from dvae.data.reader import Place, Reader
+from dvae.data.reader import Reader
 from dvae.data.storage import Location
 from dvae.distances import (
     Measured,
-    frechet_distance,
-    kernel_distance,
     mean_with_interval,
     nearest,
-    precision,
-    recall,
 )
 from dvae.errors import UserError
-from dvae.features.distance import map_distance
-from dvae.features.effnet_lite0 import EffNetLite0, load_effnet_lite0
+from dvae.features.effnet_lite0 import load_effnet_lite0
+from dvae.features.inception import load_inception
+from dvae.features.vgg16 import load_vgg16
 from dvae.generate import Sampling, reconstruct, sample
-from dvae.pictures import grid, save_png, to_network, to_pixels
-from dvae.spectra import high_frequency_ratio
+from dvae.likeness import LEAST_FID, Judge, Likeness, as_input, if_there, in_features, perceptual
+from dvae.memorisation import Memory, memorised
+from dvae.pictures import grid, save_png, to_pixels
 from dvae.weights import Weights
 
 LEAST = 100  # pictures of each kind: below it the intervals say nothing
 MOST_TRAIN = 20_000  # training pictures that the nearest ones are looked for among
-BATCH = 50
-NEAR = 0.01  # of the held-out pictures lie as near to a training picture as "near" means
 SHOWN = 8  # samples over their nearest training pictures
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """How like the reference, real training pictures, some pictures are."""
-
-    pictures: str
-    count: int
-    distinct: int
-    kd_effnetlite0: Measured
-    fd_effnetlite0: Measured
-    precision: Measured
-    recall: Measured
-    high_frequency: float  # power above half of the highest frequency, over that of real pictures
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Whether samples are copies: distances to the nearest training picture, in feature space."""
-
-    train: int  # pictures that were looked through
-    held_out_median: float  # of real pictures that weren't trained on
-    samples_median: float
-    near: float  # share of the samples nearer than 99 % of the held-out ones are; 0.01 by chance
-    nearest: list[dict[str, object]]  # of each sample
 
 
 @dataclass(frozen=True)
@@ -74,31 +45,8 @@ class Quality:
 
     rows: list[Likeness]
     perceptual_effnetlite0: Measured  # of reconstructions of held-out pictures, to them
+    lpips_vgg16: Measured | None  # likewise; None: no standard weights
     memory: Memory
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Real training pictures, that others are compared with."""
-
-    images: Tensor  # (m, 3, S, S) uint8
-    features: Tensor  # (m, 1280)
-    count: int  # the first of them are the reference
-    seed: int  # of the bootstrap
-
-    def likeness(self, name: str, images: Tensor, found: Tensor) -> Likeness:
-        """How like the reference (n, 3, S, S) uint8 pictures are, whose features were `found`."""
-        reference = self.features[: self.count]
-        return Likeness(
-            name,
-            len(images),
-            distinct(images),
-            kernel_distance(found, reference, self.seed),
-            frechet_distance(found, reference, self.seed),
-            precision(reference, found),
-            recall(reference, found),
-            high_frequency_ratio(as_input(images), as_input(self.images[: self.count])),
-        )
 
 
 @torch.no_grad()
@@ -129,9 +77,9 @@ def measure_quality(
     others = Pictures(Reader(find_split(held_out, split)), weights.model.image_size)
     chosen = some(learnt, MOST_TRAIN, seed)
     refuse_few(count, len(others.reader), len(chosen))
-    network = load_effnet_lite0()
+    network, inception, vgg = load_effnet_lite0(), if_there(load_inception), if_there(load_vgg16)
     images, ids = pictures(learnt, chosen)
-    judge = Judge(images, in_features(network, images), min(count, len(images)), seed)
+    judge = Judge(images, in_features(network, images), min(count, len(images)), seed, inception)
     true, _ = pictures(others, some(others, count, seed))
     seen = in_features(network, true)
     back = to_pixels(reconstruct(weights, as_input(true)))
@@ -159,8 +107,10 @@ def measure_quality(
         save_png(grid(as_input(pairs), len(closest)), sheet)
     where = [learnt.reader.place(int(ids[place])) for place in places.tolist()]
     memory = memorised(held_out_distances, distances, where, len(images))
-    apart = perceptual(network, as_input(back), as_input(true))
-    return Quality(rows, mean_with_interval(apart), memory)
+    pair = as_input(back), as_input(true)
+    apart = mean_with_interval(perceptual(network, *pair))
+    lpips = mean_with_interval(perceptual(vgg, *pair)) if vgg else None
+    return Quality(rows, apart, lpips, memory)
 
 
 def ways_to_sample(weights: Weights) -> dict[str, Sampling]:
@@ -173,16 +123,6 @@ def ways_to_sample(weights: Weights) -> dict[str, Sampling]:
     if not ways:
         raise UserError("a plain autoencoder without a fitted prior can't be sampled: fit one")
     return ways
-
-
-def memorised(held_out: Tensor, samples: Tensor, where: list[Place], train: int) -> Memory:
-    """From the distances of both to their nearest training pictures, and where those of samples are."""
-    near = float((samples < torch.quantile(held_out, NEAR)).double().mean())
-    rows: list[dict[str, object]] = [
-        {"shard": place.shard, "key": place.key, "distance": distance}
-        for place, distance in zip(where, samples.tolist(), strict=True)
-    ]
-    return Memory(train, float(held_out.median()), float(samples.median()), near, rows)
 
 
 def refuse_few(count: int, held_out: int, train: int) -> None:
@@ -210,29 +150,6 @@ def some(source: Pictures, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(len(source.reader))[:count]
 
 
-def as_input(images: Tensor) -> Tensor:
-    """(n, 3, H, W) uint8 -> [-1, 1], as networks and grids take it."""
-    return to_network(images.permute(0, 2, 3, 1), torch.device("cpu"), torch.float32)
-
-
-def distinct(images: Tensor) -> int:
-    """How many of (n, 3, H, W) uint8 pictures differ."""
-    return len({hashlib.sha256(image.contiguous().numpy().data).digest() for image in images})
-
-
-def in_features(network: EffNetLite0, images: Tensor) -> Tensor:
-    """(n, 3, H, W) uint8 -> (n, 1280) float64."""
-    return torch.cat([network.pooled(as_input(part)) for part in images.split(BATCH)]).double()
-
-
-@torch.no_grad()
-def perceptual(network: EffNetLite0, made: Tensor, true: Tensor) -> Tensor:
-    """The distance of each picture from its own: (n, 3, H, W) in [-1, 1] twice -> (n,) float64."""
-    pairs = zip(made.split(BATCH), true.split(BATCH), strict=True)
-    found = [map_distance(network.maps(a), network.maps(b)) for a, b in pairs]
-    return torch.cat(found).double()
-
-
 def table(quality: Quality) -> str:
     """What was measured, in lines."""
     lines = [
@@ -245,7 +162,14 @@ def table(quality: Quality) -> str:
         lines.append(
             f"{row.pictures:32}{row.count:6}{row.distinct:9}  {shown}  {row.high_frequency:.3f}"
         )
+    lines += [
+        f"{row.pictures:32}KID x 1000 {row.kid}, FID {row.fid or f'needs {LEAST_FID} pictures'}"
+        for row in quality.rows
+        if row.kid
+    ]
     memory = quality.memory
+    if quality.lpips_vgg16:
+        lines.append(f"LPIPS (VGG) of reconstructions  {quality.lpips_vgg16}")
     lines += [
         f"perceptual_effnetlite0 of reconstructions  {quality.perceptual_effnetlite0}",
         f"nearest of {memory.train} training pictures: samples at {memory.samples_median:.3g}, "

@@ -54,6 +54,7 @@ class Run:
     judges: Judges
     heartbeat: Heartbeat
     fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
+    micro_batch: int  # pictures that a process takes through the network at a time
 
     @property
     def bare(self) -> LatentModel:
@@ -185,6 +186,7 @@ def set_up(
         judges=judges,
         heartbeat=heartbeat,
         fixed=fixed,
+        micro_batch=config.train.micro_batch(accelerator.num_processes),
     )
 
 

@@ -69,14 +69,14 @@ def find_held_out(config: Config) -> tuple[Split, ...]:
 
 def check_batch(config: Config, samples: int, world_size: int) -> None:
     """Refuse a global batch that the processes, micro-batches or pictures can't make."""
-    batch, micro = config.train.global_batch_size, config.train.micro_batch_size
+    batch, micro = config.train.global_batch_size, config.train.micro_batch(world_size)
     if batch % world_size:
         raise UserError(
             f"train.global_batch_size={batch} can't be shared out over {world_size} processes: "
             f"it must be a multiple of their number"
         )
     each = batch // world_size
-    if micro and each % micro:
+    if each % micro:
         raise UserError(
             f"train.micro_batch_size={micro} doesn't divide a process's share of the batch, "
             f"{batch} / {world_size} = {each}"

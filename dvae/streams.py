@@ -44,11 +44,9 @@ class Streams:
         plan = training_ahead(reader, order, start, rank, world_size, first_epoch)
         return Loader(plan, self.pictures, data.threads, data.ahead)
 
-    def evaluation(self, rank: int, world_size: int) -> Loader:
-        """This process's share of the validation pictures, each of them once."""
-        share = self.config.train.global_batch_size // world_size
-        batch = world_size * (self.config.train.micro_batch_size or share)
-        plan = evaluation_plan(self.held_out_count, batch, rank, world_size)
+    def evaluation(self, rank: int, world_size: int, size: int) -> Loader:
+        """This process's share of the validation pictures, each of them once, `size` at a time."""
+        plan = evaluation_plan(self.held_out_count, world_size * size, rank, world_size)
         plan = evaluation_ahead(self.held_out.reader, plan)
         return Loader(plan, self.held_out, self.config.data.threads, self.config.data.ahead)
 

@@ -14,23 +14,21 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from dvae.config import Config
-from dvae.data.batches import Batch
 from dvae.errors import exit_code_of
 from dvae.files import locked
+from dvae.gradients import find_gradients
 from dvae.guard import check_game, count_good, is_odd, leave_out, note_good, what_is_wrong
 from dvae.heartbeat import Heartbeat
-from dvae.latents import keyed_normal
-from dvae.losses import kl_weight, loss_terms, steered
+from dvae.losses import kl_weight, steered
 from dvae.milestones import finish, measure, save
-from dvae.networks import has_batch_statistics
 from dvae.optim import learning_rate, set_learning_rate
-from dvae.pictures import batch_images
+from dvae.out_of_memory import telling_memory
+from dvae.preflight import preflight
 from dvae.recipe import load_config
 from dvae.session import (
     Run,
@@ -41,7 +39,6 @@ from dvae.session import (
     start_accelerator,
 )
 from dvae.signals import StopRequest, die_with_launcher
-from dvae.streams import open_streams
 
 SCALE_DECAY = 0.9  # of the running error behind the optimal scale
 
@@ -93,10 +90,12 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
     accelerator = start_accelerator(config)
     rank, world_size, limits = accelerator.process_index, accelerator.num_processes, config.train
     request = StopRequest()
-    with contextlib.ExitStack() as stack:
-        heartbeat = Heartbeat(rank, world_size, limits.peer_timeout, limits.peer_slow)
-        stack.enter_context(heartbeat)
-        streams = open_streams(config, world_size)
+    with (
+        Heartbeat(rank, world_size, limits.peer_timeout, limits.peer_slow) as heartbeat,
+        telling_memory(config, world_size),
+        contextlib.ExitStack() as stack,
+    ):
+        streams = preflight(config, accelerator)
         if accelerator.is_main_process:
             stack.enter_context(locked(config.folder))
         claim_folder(config, accelerator, may_resume)
@@ -137,7 +136,7 @@ def loop(run: Run, request: StopRequest) -> None:
             rate = learning_rate(state.step, config.optim, config.train.steps)
             set_learning_rate(run.engine.optimizer, rate)
             beta = kl_weight(state.step, config.loss) * state.steering
-            sums = forward_and_backward(run, batch, count, beta)
+            sums = find_gradients(run, batch, count, beta)
             grad_norm = run.engine.clip() if count else 0.0
             totals = add_up(run, sums, grad_norm, request)
 
@@ -169,44 +168,6 @@ def loop(run: Run, request: StopRequest) -> None:
             if totals.stop:
                 request.signal = request.signal or signal.SIGTERM
                 return
-
-
-def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> Tensor:
-    """Gradients of the mean loss of the global batch, in nats per number of a picture.
-
-    Returns:
-        This process's sums of the first six of `Totals`: (6,) float64.
-    """
-    config, accelerator = run.config, run.accelerator
-    device, dtype = accelerator.device, next(run.bare.parameters()).dtype
-    run.judges.begin()
-    size, seed = config.train.micro_batch_size or len(batch.ids), config.train.seed
-    sums = as_tensor(run, [0.0] * 6)
-    if not count:  # of all processes: none of them goes through the network
-        return sums
-    if has_batch_statistics(run.bare):  # which bad pictures would spoil
-        batch = batch.part(np.flatnonzero(batch.weights))
-    for start in range(0, len(batch.ids), size):
-        micro = batch.part(slice(start, start + size))
-        images = batch_images(micro, device, dtype, config.train.channels_last)
-        noise = keyed_normal(micro.ids, run.bare.latent_shape, seed, micro.epochs, like=images)
-        weights = torch.from_numpy(micro.weights).to(device)
-        is_last = start + size >= len(batch.ids)
-        with run.engine.accumulating(is_last):
-            run.heartbeat.enter("in the forward pass", run.state.step, is_own=True)
-            output = run.engine.model(images, noise)
-            terms = loss_terms(output, images, config.loss, run.scale)
-            judged = run.judges.terms(
-                output.reconstruction, images, terms.nll, micro, count, run.state.step
-            )
-            losses = (terms.nll + beta * terms.kl_paid + judged.sum(1)) * weights
-            # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
-            mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
-            run.heartbeat.enter("in the backward pass and its all-reduce", run.state.step)
-            run.engine.backward(mean, is_last)
-        each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid, *judged.mT], dim=1)
-        sums += (each.detach().to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
-    return sums
 
 
 def add_up(run: Run, sums: Tensor, grad_norm: float, request: StopRequest) -> Totals:

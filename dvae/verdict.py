@@ -1,6 +1,6 @@
 """Who keeps the others waiting, told from what each process last said of itself.
 
-All processes go through the same phases in the same order, so the number of them says who is behind.
+All processes go through the same phases of a step in the same order, so their number says who is behind.
 One that was stopped, killed or cut off says nothing any more; one that hangs speaks, and is behind.
 """
 
@@ -20,12 +20,17 @@ class Beat:
 
     host: str
     number: int = 0  # of beats: it grows as long as the process lives
-    phases: int = 0  # that it has entered
     step: int = 0  # steps that are done
+    phases: int = 0  # of this step that it has entered
     phase: str = "starting"
     shard: str = ""  # that is being read
     seconds: float = 0.0  # in this phase
     busy: float = 0.0  # seconds in phases of its own that are over
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """How far it is."""
+        return self.step, self.phases
 
     @property
     def doing(self) -> str:
@@ -47,8 +52,8 @@ def culprit(beats: Mapping[int, Beat], silent: Mapping[int, float], can_hear: bo
         beat, quiet = beats[lost[0]], silent[lost[0]]
         how = "was last heard of" if can_hear else "is out of reach, and was last heard of"
         return f"{names(lost, beats)} {how} {quiet:.0f} s ago, {beat.doing}"
-    least = min(beat.phases for beat in beats.values())
-    behind = [rank for rank, beat in beats.items() if beat.phases == least]
+    last = min(beat.place for beat in beats.values())
+    behind = [rank for rank, beat in beats.items() if beat.place == last]
     beat = beats[behind[0]]
     if len(behind) < len(beats):
         return (

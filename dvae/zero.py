@@ -27,8 +27,8 @@ class Zero(Engine):
         """Hand the network to DeepSpeed, with the batch and the limit that the recipe names."""
         autocast_forward(self.bare, train.precision, self.accelerator.device)
         settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
-        share = train.global_batch_size // self.accelerator.num_processes
-        settings["train_micro_batch_size_per_gpu"] = train.micro_batch_size or share
+        size = train.micro_batch(self.accelerator.num_processes)
+        settings["train_micro_batch_size_per_gpu"] = size
         settings["gradient_clipping"] = self.max_grad_norm
         super().prepare(train)
         self.zero: Any = self.model.optimizer

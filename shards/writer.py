@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -17,6 +18,8 @@ from dvae.failpoint import failpoint
 from dvae.files import whole_file
 from shards import tar
 from shards.place import Place
+
+_CHUNK = 1 << 20  # bytes that are written and hashed at once
 
 Full = Callable[[], Shard]  # brings a full shard to the disk and to where it belongs
 
@@ -53,6 +56,36 @@ def shard_name(split: str, number: int) -> str:
 def fits(taken: int, sample_blocks: int, shard_bytes: int) -> bool:
     """Whether a sample may join the `taken` bytes of a shard."""
     return taken + sample_blocks + len(tar.END) <= shard_bytes
+
+
+class Digest:
+    """SHA-256 of chunks on a thread of its own, at most one chunk behind.
+
+    Context manager: leaving it waits for the thread.
+    """
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def update(self, chunk: bytes) -> None:
+        """Add a chunk, once the one before it is done."""
+        if self._last:
+            self._last.result()
+        self._last = self._thread.submit(self._sha256.update, chunk)
+
+    def hexdigest(self) -> str:
+        """Of all chunks."""
+        if self._last:
+            self._last.result()
+        return self._sha256.hexdigest()
 
 
 class ShardWriter:
@@ -101,16 +134,11 @@ class ShardWriter:
             self._open()
         key = f"{self._split}-{self.samples:09d}"
         start = self._size + tar.BLOCK
-        self._append(tar.header(f"{key}.{sample.extension}", len(sample.data)))
-        failpoint("member")
-        self._append(sample.data)
         note_start = start + tar.padded(len(sample.data)) + tar.BLOCK
-        self._append(
-            _padding(sample.data)
-            + tar.header(f"{key}.json", len(sample.note))
-            + sample.note
-            + _padding(sample.note)
-        )
+        self._append(tar.header(f"{key}.{sample.extension}", len(sample.data)), sample.data)
+        failpoint("member")
+        note_header = _padding(sample.data) + tar.header(f"{key}.json", len(sample.note))
+        self._append(note_header, sample.note, _padding(sample.note))
         picture = (start, len(sample.data), sample.crc32, 1)
         note = (note_start, len(sample.note), zlib.crc32(sample.note))
         self._rows += _ROW.pack(*picture, *note)
@@ -120,30 +148,43 @@ class ShardWriter:
     def _open(self) -> None:
         self._name = shard_name(self._split, self._number)
         self._file = self._open_file.enter_context(whole_file(self._place.folder / self._name))
-        self._size = 0  # bytes written
-        self._digest = hashlib.sha256()
+        self._size = 0  # bytes so far
+        self._held: list[bytes] = []  # those that aren't in the file yet
+        self._held_bytes = 0
+        self._digest = self._open_file.enter_context(Digest())
         self._rows = bytearray()  # of `SAMPLE`; as tuples they'd take ten times as much
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, *parts: bytes) -> None:
+        self._held += parts
+        taken = sum(map(len, parts))
+        self._size += taken
+        self._held_bytes += taken
+        if self._held_bytes >= _CHUNK:
+            self._write_held()
+
+    def _write_held(self) -> None:
         assert self._file is not None
-        self._file.write(data)
-        self._digest.update(data)
-        self._size += len(data)
+        chunk = b"".join(self._held)
+        self._digest.update(chunk)
+        self._file.write(chunk)
+        self._held, self._held_bytes = [], 0
 
     def close(self) -> Full | None:
         """End the shard that is open, if one is; gives it, to be called."""
         if not self._file:
             return None
         self._append(tar.END)
+        self._write_held()
         self._file = None
         self._number += 1
-        name, size, digest, place = self._name, self._size, self._digest.hexdigest(), self._place
+        name, size, digest, place = self._name, self._size, self._digest, self._place
         rows, open_file = np.frombuffer(self._rows, SAMPLE), self._open_file.pop_all()
 
         def finish() -> Shard:
+            sha256 = digest.hexdigest()
             open_file.close()
             index_sha256 = write_index(place.folder / index_name(name), rows)
-            shard = Shard(name, size, digest, len(rows), index_sha256)
+            shard = Shard(name, size, sha256, len(rows), index_sha256)
             place.publish_shard(shard)
             return shard
 

@@ -1,7 +1,8 @@
 """Train as `dvae.train` does, and write each step's ids and loss in full precision.
 
 DVAE_RECORD names a folder; each process appends JSON lines to its own file there. DVAE_ENGINE: see
-engines_on_cpu.
+engines_on_cpu. DVAE_AT_STEP is JSON, {step: Python}, that each process runs before the step with its
+`run`.
 """
 
 import json
@@ -18,10 +19,12 @@ if __name__ == "__main__":
     folder = Path(os.environ["DVAE_RECORD"])
     put_in_place()
     add_up, count_good = dvae.train.add_up, dvae.train.count_good
+    at_step = json.loads(os.environ.get("DVAE_AT_STEP", "{}"))
     ids = []
 
     def noted(run, batch):
         ids[:] = batch.ids.tolist()
+        exec(at_step.get(str(run.state.step), ""), {"run": run})
         return count_good(run, batch)
 
     def recorded(run, sums, grad_norm, request):

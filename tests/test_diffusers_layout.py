@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from dvae.cli import main
 from dvae.config import LossConfig
@@ -26,6 +27,7 @@ CONFIGS = [
         norm_groups=32,
         quant_conv=True,
     ),
+    KLVAEConfig(name="klvae", image_size=32, channels=(16, 16), patch_size=2, attention=True),
 ]
 
 
@@ -44,7 +46,9 @@ def autoencoder_kl():
     return pytest.importorskip("diffusers", reason="pip install diffusers").AutoencoderKL
 
 
-@pytest.fixture(scope="module", params=CONFIGS, ids=["plain", "as Stable Diffusion's"])
+@pytest.fixture(
+    scope="module", params=CONFIGS, ids=["plain", "as Stable Diffusion's", "on patches"]
+)
 def weights(request):
     return weights_of(request.param)
 
@@ -55,13 +59,14 @@ def images():
 
 
 @torch.no_grad()
-def assert_equal_networks(ours, theirs, images):
-    posterior = theirs.encode(images).latent_dist
+def assert_equal_networks(ours, theirs, images, patch_size):
+    patches = functional.pixel_unshuffle(images, patch_size)
+    posterior = theirs.encode(patches).latent_dist
     mean, logvar = ours.encode(images)
     torch.testing.assert_close(mean, posterior.mean, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logvar, posterior.logvar, rtol=1e-5, atol=1e-5)
     assert mean.std() > 0.01
-    decoded = theirs.decode(posterior.mean).sample
+    decoded = functional.pixel_shuffle(theirs.decode(posterior.mean).sample, patch_size)
     torch.testing.assert_close(ours.decode(mean), decoded, rtol=1e-5, atol=1e-5)
     assert decoded.std() > 0.01
 
@@ -70,14 +75,17 @@ def test_diffusers_opens_what_is_exported(weights, images, tmp_path, autoencoder
     write_diffusers(tmp_path / "out", weights)
     theirs = autoencoder_kl.from_pretrained(tmp_path / "out")
     assert theirs.config.scaling_factor == 0.5
-    assert_equal_networks(weights.model, theirs.eval(), images)
+    assert_equal_networks(weights.model, theirs.eval(), images, weights.about.model.patch_size)
 
 
 def test_what_diffusers_saves_opens_here(weights, images, tmp_path, autoencoder_kl):
     config = weights.about.model
     torch.manual_seed(3)
+    pixels = 3 * config.patch_size**2
     theirs = autoencoder_kl(
-        sample_size=config.image_size,
+        in_channels=pixels,
+        out_channels=pixels,
+        sample_size=config.image_size // config.patch_size,
         block_out_channels=config.channels,
         down_block_types=("DownEncoderBlock2D",) * len(config.channels),
         up_block_types=("UpDecoderBlock2D",) * len(config.channels),
@@ -91,7 +99,7 @@ def test_what_diffusers_saves_opens_here(weights, images, tmp_path, autoencoder_
     theirs.save_pretrained(tmp_path / "theirs")
     ours = load(str(tmp_path / "theirs"))
     assert ours.about.model == config
-    assert_equal_networks(ours.model, theirs, images)
+    assert_equal_networks(ours.model, theirs, images, config.patch_size)
 
 
 def test_the_exported_weights_come_back_to_the_bit(weights, tmp_path):

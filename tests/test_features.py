@@ -119,6 +119,14 @@ def test_the_distance_is_zero_for_equal_pictures_and_grows_with_blur(network):
     assert distances[-1] < 4
 
 
+def test_the_distance_can_look_at_pictures_in_another_size(network):
+    pair = gradient(), gradient().flip(-1)
+    maps = [network.maps(images, 64) for images in pair]
+    assert maps[0][0].shape[2:] == (32, 32)
+    torch.testing.assert_close(network.distance(*pair, side=64), map_distance(*maps))
+    assert float(network.distance(*pair, side=64)) != float(network.distance(*pair))
+
+
 def test_the_distance_has_a_gradient_where_a_map_is_all_zero():
     zeros = torch.zeros(1, 4, 2, 2, requires_grad=True)
     map_distance([zeros], [torch.ones(1, 4, 2, 2)]).sum().backward()

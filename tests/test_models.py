@@ -112,9 +112,11 @@ def test_gradient_checkpointing_changes_no_gradient():
         torch.testing.assert_close(a.grad, b.grad)
 
 
-@pytest.mark.parametrize(("stages", "grid"), [(3, 16), (4, 8), (5, 4)])
-def test_a_klvae_s_latents_are_smaller_by_a_factor_for_each_stage(stages, grid):
-    model = KLVAE(image_size=64, channels=(8,) * stages, latent_channels=3)
+@pytest.mark.parametrize(
+    ("stages", "patch_size", "grid"), [(3, 1, 16), (4, 1, 8), (5, 1, 4), (4, 2, 4)]
+)
+def test_a_klvae_s_latents_are_smaller_by_a_factor_for_each_stage(stages, patch_size, grid):
+    model = KLVAE(64, channels=(8,) * stages, latent_channels=3, patch_size=patch_size)
     mean, _ = model.encode(torch.zeros(1, 3, 64, 64))
     assert tuple(mean.shape[1:]) == model.latent_shape == (3, grid, grid)
     assert model.latent_dim == 3 * grid * grid
@@ -122,7 +124,9 @@ def test_a_klvae_s_latents_are_smaller_by_a_factor_for_each_stage(stages, grid):
 
 def test_a_klvae_can_have_the_size_of_stable_diffusion_s():
     with torch.device("meta"):
-        model = KLVAE(256, (128, 256, 512, 512), 4, 2, True, 32, quant_conv=True)
+        model = KLVAE(
+            256, (128, 256, 512, 512), 4, 2, attention=True, norm_groups=32, quant_conv=True
+        )
     assert sum(p.numel() for p in model.parameters()) == 83_653_863
 
 

@@ -1,5 +1,6 @@
 """`dvae evaluate --samples`: real pictures score 0, a tiny network's samples don't, copies are told."""
 
+import hashlib
 import json
 
 import pytest
@@ -8,7 +9,11 @@ from PIL import Image
 
 from dvae.cli import main
 from dvae.data.reader import Place
-from dvae.quality import distinct, memorised
+from dvae.distances import frechet_distance, kernel_distance
+from dvae.errors import UserError
+from dvae.features import inception, vgg16
+from dvae.likeness import Judge, distinct, if_there, in_features
+from dvae.memorisation import memorised
 
 from .conftest import RECIPE
 
@@ -89,3 +94,44 @@ def test_equal_pictures_count_once():
     images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
     images[2] += 1
     assert distinct(images) == 2
+
+
+@pytest.fixture
+def standard_weights(tmp_path, monkeypatch):
+    """Random weights of Inception and VGG16 under the published names, with their own digests."""
+    torch.manual_seed(0)
+    trunk = torch.nn.ModuleDict({"features": vgg16.VGG16().features})
+    for module, network, name in (
+        (inception, inception.Inception(), inception.FILES[1]),
+        (vgg16, trunk, vgg16.FILE),
+    ):
+        torch.save(network.state_dict(), tmp_path / name)
+        digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        monkeypatch.setattr(module, "DIGEST", digest)
+    monkeypatch.setenv("DVAE_WEIGHTS", str(tmp_path))
+
+
+def test_standard_distances_are_taken_with_the_standard_weights_alone(
+    standard_weights, monkeypatch
+):
+    assert if_there(vgg16.load_vgg16).name == "vgg16"
+    monkeypatch.setattr(inception, "SIDE", 75)  # pixels: the smallest that it takes, for speed
+    network = if_there(inception.load_inception)
+    images = torch.randint(256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
+    features = torch.rand(20, 4, generator=torch.Generator().manual_seed(1)).double()
+    real, made = images.split(10)
+    seen = in_features(network, made), in_features(network, real)
+    judge = Judge(images, features, 10, 0, network)
+    row = judge.likeness("some", made, features[10:])
+    assert row.kid == kernel_distance(*seen)
+    assert row.fid is None  # 2,048 pictures make one
+    monkeypatch.setattr("dvae.likeness.LEAST_FID", 10)
+    assert judge.likeness("some", made, features[10:]).fid == frechet_distance(*seen)
+    without = Judge(images, features, 10, 0, None).likeness("some", made, features[10:])
+    assert (without.kid, without.fid) == (None, None)
+    monkeypatch.setattr(inception, "DIGEST", "0000")
+    with pytest.raises(UserError, match="get it again"):
+        if_there(inception.load_inception)
+    monkeypatch.setenv("DVAE_WEIGHTS", "")
+    monkeypatch.setenv("TORCH_HOME", "/nonexistent")
+    assert if_there(inception.load_inception) is None

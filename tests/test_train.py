@@ -258,8 +258,8 @@ def poison(monkeypatch, *steps, value=math.nan):
             next(run.bare.parameters()).grad.fill_(value)
         return sums
 
-    honest = dvae.train.forward_and_backward
-    monkeypatch.setattr(dvae.train, "forward_and_backward", poisoned)
+    honest = dvae.train.find_gradients
+    monkeypatch.setattr(dvae.train, "find_gradients", poisoned)
 
 
 def left_out(run):

@@ -4,8 +4,18 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 EPS = 1e-10  # inside the root: its gradient at a map of zeros is 0 and not NaN
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, side, side), antialiased."""
+    if images.shape[2:] == (side, side):
+        return images
+    return functional.interpolate(
+        images, (side, side), mode="bilinear", antialias=True, align_corners=False
+    )
 
 
 def normalised(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dvae.errors import UserError
-from dvae.features.distance import map_distance
+from dvae.features.distance import map_distance, resized
 from dvae.features.files import load_checked
 
 NAME = "effnet_lite0"
@@ -110,17 +110,19 @@ class EffNetLite0(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             return functional.relu6(self.head(last)).mean((2, 3))
 
-    def distance(self, images: Tensor, others: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] twice -> (B,), see `map_distance`; larger pictures keep their size."""
-        side = max(SIDE, images.shape[2])
+    def distance(self, images: Tensor, others: Tensor, side: int = 0) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] twice -> (B,), see `map_distance`.
+
+        Args:
+            images: some pictures.
+            others: those to compare them with.
+            side: pixels that they are resized to; 0: 128, or their own size where it's larger.
+        """
+        side = side or max(SIDE, images.shape[2])
         return map_distance(self.maps(images, side), self.maps(others, side))
 
     def _input(self, images: Tensor, side: int) -> Tensor:
-        images = images.to(self.stem.weight.dtype)
-        if images.shape[2:] != (side, side):
-            images = functional.interpolate(
-                images, (side, side), mode="bilinear", antialias=True, align_corners=False
-            )
+        images = resized(images.to(self.stem.weight.dtype), side)
         return (images * 127.5 + 0.5) / 128  # (grey level - 127) / 128, as it was trained
 
 

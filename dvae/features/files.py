@@ -12,18 +12,22 @@ from dvae.errors import UserError
 FOLDER = "DVAE_WEIGHTS"  # the environment's name for a folder of weights files
 
 
+class MissingWeightsError(UserError):
+    """The user hasn't the weights of a network."""
+
+
 def find_weights(name: str, network: str) -> Path:
     """The file `name`, in the folder DVAE_WEIGHTS or in torch hub's cache.
 
     Raises:
-        UserError: it is in neither; says where to put it.
+        MissingWeightsError: it is in neither; says where to put it.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     folders = [Path(folder) for folder in (os.environ.get(FOLDER), cache) if folder]
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(
+    raise MissingWeightsError(
         f"{network} needs its weights, {name}, and dvae downloads none: put the file into a folder "
         f"and set {FOLDER} to it, or into {cache}; or take another network"
     )

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dvae.errors import UserError
-from dvae.features.files import find_weights, load_checked
+from dvae.features.files import MissingWeightsError, find_weights, load_checked
 
 NAME = "inception"
 # One file under two names: torch-fidelity's, and pytorch-fid's.
@@ -203,7 +202,7 @@ def load_inception() -> Inception:
     """
     try:
         path = find_weights(FILES[1], NAME)
-    except UserError:
+    except MissingWeightsError:
         path = find_weights(FILES[0], NAME)
     tensors = load_checked(path, DIGEST)
     tensors = {name: value for name, value in tensors.items() if not name.startswith("fc.")}

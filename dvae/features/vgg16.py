@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dvae.features.distance import normalised
+from dvae.features.distance import normalised, resized
 from dvae.features.files import find_weights, load_checked
 
 NAME = "vgg16"
@@ -53,8 +53,16 @@ class VGG16(nn.Module):
                     found.append(h)
             return found
 
-    def distance(self, images: Tensor, others: Tensor) -> Tensor:
-        """LPIPS: (B, 3, H, W) in [-1, 1] twice -> (B,). Equation 1, summed over the five maps."""
+    def distance(self, images: Tensor, others: Tensor, side: int = 0) -> Tensor:
+        """LPIPS: (B, 3, H, W) in [-1, 1] twice -> (B,). Equation 1, summed over the five maps.
+
+        Args:
+            images: some pictures.
+            others: those to compare them with.
+            side: pixels that they are resized to; 0: they keep their size.
+        """
+        if side:
+            images, others = resized(images, side), resized(others, side)
         total = images.new_zeros(len(images), dtype=self.shift.dtype)
         for a, b, head in zip(self.maps(images), self.maps(others), self.heads, strict=True):
             apart = (normalised(a) - normalised(b)).square()

@@ -106,3 +106,14 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, 2H, 2W)."""
         return self.conv(functional.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+@torch.no_grad()
+def start_smooth(conv: nn.Conv2d, patch_size: int) -> None:
+    """Give all pixels of a patch the same weights, so that no grid shows at the start of training.
+
+    Aitken et al. 2017, "Checkerboard artifact free sub-pixel convolution" (ICNR).
+    """
+    for values in (conv.weight, conv.bias):
+        assert values is not None
+        values.copy_(values[:: patch_size**2].repeat_interleave(patch_size**2, dim=0))

@@ -1,9 +1,10 @@
 """KLVAE: a VAE with a small picture of latents, the first stage of latent diffusion.
 
-    images (B, 3, S, S) -> … half the size a stage … -> mean, logvar (B, C, S/f, S/f)
-        -> z (B, C, S/f, S/f) -> mirrored, nearest-up -> reconstruction (B, 3, S, S)
+    images (B, 3, S, S) -> patches (B, 3 p p, S/p, S/p) -> … half the size a stage …
+        -> mean, logvar (B, C, S/f, S/f) -> z (B, C, S/f, S/f)
+        -> mirrored, nearest-up -> patches -> reconstruction (B, 3, S, S)
 
-f = 2 ** (stages - 1). Rombach et al. 2022, https://arxiv.org/abs/2112.10752. The parts, and but for
+f = p * 2 ** (stages - 1). Rombach et al. 2022, https://arxiv.org/abs/2112.10752. The parts, and but for
 `skip` (there `conv_shortcut`) their names, are those of diffusers' AutoencoderKL, so that weights go
 both ways: see `dvae.diffusers_layout`.
 """
@@ -15,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from dvae.models.blocks import LatentModel, ResBlock, Upsample, VAEOutput, reparameterise
+from dvae.models.blocks import (
+    LatentModel,
+    ResBlock,
+    Upsample,
+    VAEOutput,
+    reparameterise,
+    start_smooth,
+)
 
 NORM_EPS = 1e-6
 
@@ -85,14 +93,20 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, 3, S, S) -> (B, 2 C, S/f, S/f)."""
+    """(B, P, S/p, S/p) -> (B, 2 C, S/f, S/f), P = 3 p p."""
 
     def __init__(
-        self, channels: Sequence[int], out: int, blocks: int, groups: int, attention: bool
+        self,
+        pixels: int,
+        channels: Sequence[int],
+        out: int,
+        blocks: int,
+        groups: int,
+        attention: bool,
     ) -> None:
         super().__init__()
         inner = channels[-1]
-        self.conv_in = nn.Conv2d(3, channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(pixels, channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for before, width in zip((channels[0], *channels[:-1]), channels, strict=True):
             is_last = len(self.down_blocks) == len(channels) - 1
@@ -105,17 +119,23 @@ class Encoder(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> (B, 2 C, S/f, S/f)."""
+        """(B, P, S/p, S/p) in [-1, 1] -> (B, 2 C, S/f, S/f)."""
         h = self.conv_in(images)
         h = _through(self, (*self.down_blocks, self.mid_block), h)
         return self.conv_out(functional.silu(self.conv_norm_out(h)))
 
 
 class Decoder(nn.Module):
-    """(B, C, S/f, S/f) -> (B, 3, S, S)."""
+    """(B, C, S/f, S/f) -> (B, P, S/p, S/p), P = 3 p p."""
 
     def __init__(
-        self, channels: Sequence[int], latents: int, blocks: int, groups: int, attention: bool
+        self,
+        pixels: int,
+        channels: Sequence[int],
+        latents: int,
+        blocks: int,
+        groups: int,
+        attention: bool,
     ) -> None:
         super().__init__()
         reverse = tuple(channels[::-1])
@@ -128,11 +148,11 @@ class Decoder(nn.Module):
             parts = _res_blocks(before, width, blocks + 1, groups)
             self.up_blocks.append(Stage(parts, "upsamplers", up))
         self.conv_norm_out = nn.GroupNorm(groups, reverse[-1], NORM_EPS)
-        self.conv_out = nn.Conv2d(reverse[-1], 3, 3, padding=1)
+        self.conv_out = nn.Conv2d(reverse[-1], pixels, 3, padding=1)
         self.gradient_checkpointing = False
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, C, S/f, S/f) -> (B, 3, S, S) in about [-1, 1]."""
+        """(B, C, S/f, S/f) -> (B, P, S/p, S/p) in about [-1, 1]."""
         h = self.conv_in(z)
         h = _through(self, (self.mid_block, *self.up_blocks), h)
         return self.conv_out(functional.silu(self.conv_norm_out(h)))
@@ -146,6 +166,7 @@ class KLVAE(LatentModel):
         channels: of each stage, from the outermost in; each later stage has half the size.
         latent_channels: C.
         num_res_blocks: residual blocks a stage in the encoder; the decoder has one more.
+        patch_size: p; 1, or 2 and more to work on patches of so many pixels squared: quicker.
         attention: whether the innermost map attends to itself.
         norm_groups: of the group normalisations; divides every stage's channels.
         quant_conv: a 1x1 convolution after the encoder and before the decoder, as latent diffusion's
@@ -155,12 +176,13 @@ class KLVAE(LatentModel):
 
     encoder_parts = ("encoder", "quant_conv")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a key of the recipe
         self,
         image_size: int = 64,
         channels: Sequence[int] = (32, 64, 128),
         latent_channels: int = 4,
         num_res_blocks: int = 1,
+        patch_size: int = 1,
         attention: bool = False,
         norm_groups: int = 8,
         quant_conv: bool = False,
@@ -168,12 +190,16 @@ class KLVAE(LatentModel):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        grid = image_size // 2 ** (len(channels) - 1)
+        grid = image_size // (patch_size * 2 ** (len(channels) - 1))
         self.latent_shape = (latent_channels, grid, grid)
         moments = 2 * latent_channels
         shape = (num_res_blocks, norm_groups, attention)
-        self.encoder = Encoder(channels, moments, *shape)
-        self.decoder = Decoder(channels, latent_channels, *shape)
+        pixels = 3 * patch_size**2
+        self.to_patches = nn.PixelUnshuffle(patch_size)
+        self.to_pixels = nn.PixelShuffle(patch_size)
+        self.encoder = Encoder(pixels, channels, moments, *shape)
+        self.decoder = Decoder(pixels, channels, latent_channels, *shape)
+        start_smooth(self.decoder.conv_out, patch_size)
         for part in (self.encoder, self.decoder):
             part.gradient_checkpointing = gradient_checkpointing
         self.quant_conv: nn.Module = nn.Identity()
@@ -184,12 +210,12 @@ class KLVAE(LatentModel):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, S, S) in [-1, 1] -> mean, logvar, each (B, C, S/f, S/f)."""
-        mean, logvar = self.quant_conv(self.encoder(images)).chunk(2, dim=1)
+        mean, logvar = self.quant_conv(self.encoder(self.to_patches(images))).chunk(2, dim=1)
         return mean, logvar
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, C, S/f, S/f) -> (B, 3, S, S) in about [-1, 1]."""
-        return self.decoder(self.post_quant_conv(z))
+        return self.to_pixels(self.decoder(self.post_quant_conv(z)))
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> VAEOutput:
         """Encode, draw one z per image (from `noise`, shaped as z, where given), decode."""

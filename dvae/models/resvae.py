@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dvae.models.blocks import GROUPS, LatentModel, ResBlock, Upsample, VAEOutput, reparameterise
+from dvae.models.blocks import (
+    GROUPS,
+    LatentModel,
+    ResBlock,
+    Upsample,
+    VAEOutput,
+    reparameterise,
+    start_smooth,
+)
 
 HEAD_STD = 1e-3  # of the latent heads' first weights: KL starts near 0
 
@@ -95,17 +103,6 @@ class ResVAE(LatentModel):
             else:
                 h = stage(h)
         return h
-
-
-@torch.no_grad()
-def start_smooth(conv: nn.Conv2d, patch_size: int) -> None:
-    """Give all pixels of a patch the same weights, so that no grid shows at the start of training.
-
-    Aitken et al. 2017, "Checkerboard artifact free sub-pixel convolution" (ICNR).
-    """
-    for values in (conv.weight, conv.bias):
-        assert values is not None
-        values.copy_(values[:: patch_size**2].repeat_interleave(patch_size**2, dim=0))
 
 
 def _encoder_stages(channels: Sequence[int], blocks: int) -> list[nn.Module]:

@@ -26,9 +26,9 @@ from dvae.files import write_json
 from dvae.find import load
 from dvae.fit_prior import GaussianConfig, MixtureConfig, fit, latents_of
 from dvae.generate import Sampling, reconstruct, sample
+from dvae.likeness import as_input, in_features
 from dvae.pictures import grid, save_png, to_pixels
 from dvae.prior import FlowConfig
-from dvae.quality import as_input, in_features
 
 SHOWN = 25  # samples of a grid
 NORMAL = "N(0, I)"

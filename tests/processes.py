@@ -1,0 +1,62 @@
+"""Processes that find each other as a launcher's do, each with its own folder, command and exit code."""
+
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+SECONDS = 300  # of a machine that does other things, too
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one of them runs, and where."""
+
+    command: list[str]
+    folder: Path
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_together(parts: list[Part]) -> list[Ended]:
+    """Run them, and wait for all."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    running = []
+    for rank, part in enumerate(parts):
+        world = {
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(len(parts)),
+            "LOCAL_WORLD_SIZE": str(len(parts)),
+        }
+        running.append(
+            subprocess.Popen(
+                part.command,
+                cwd=part.folder,
+                env={**os.environ, **world, **part.environment},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        said = [process.communicate(timeout=SECONDS) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [Ended(p.returncode, *texts) for p, texts in zip(running, said, strict=True)]
