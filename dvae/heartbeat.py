@@ -26,6 +26,7 @@ from dvae.world import shared_store
 
 INTERVAL = 1.0  # seconds between the beats of a process
 LOOK = SILENCE + 2 * INTERVAL  # seconds of looking at all beats before one is judged
+STARTING = 300.0  # seconds, at least, for what comes before the first step
 VERDICT, FAREWELL = "verdict", "farewell"  # keys: who keeps all waiting, and who ended by an error
 
 
@@ -47,7 +48,7 @@ class Heartbeat:
     Args:
         rank: of this process.
         world_size: with one process nothing is told or watched.
-        timeout: seconds that a phase may take.
+        timeout: seconds that a phase of a step may take.
         slow: times the others' work that a process may take for its own; 0: any.
     """
 
@@ -178,14 +179,15 @@ class Heartbeat:
     def _watch(self) -> None:
         """End the process where it waits in vain, or where another one has found a culprit."""
         while not self._stopped.wait(INTERVAL):
-            now = time.monotonic()
-            waited = now - self._phase.began
-            self._is_looking = self._is_looking or waited > self._timeout - LOOK
+            now, phase = time.monotonic(), self._phase
+            waited = now - phase.began
+            limit = self._timeout if phase.number else max(self._timeout, STARTING)
+            self._is_looking = self._is_looking or waited > limit - LOOK
             if VERDICT in self._found:
                 self._end(self._found[VERDICT])
             elif FAREWELL in self._found and waited > LOOK:
                 self._end(self._found[FAREWELL])
-            elif waited > self._timeout:
+            elif waited > limit:
                 self._end(self._agreed(VERDICT, self._culprit()))
             elif slow := self._pace.verdict(self._beats, now):
                 self._end(self._agreed(VERDICT, slow))
