@@ -3,4 +3,4 @@
 import os
 
 __version__ = "0.1.0"
-PARENT = os.getppid()  # asked before slow imports, during which a launcher may die
+STARTED_BY = {os.getpid(): os.getppid()}  # asked before slow imports, while which a launcher may die

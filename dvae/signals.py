@@ -7,7 +7,7 @@ import sys
 import time
 from types import FrameType
 
-from dvae import PARENT
+from dvae import STARTED_BY
 
 PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -25,7 +25,8 @@ def die_with_launcher() -> None:
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != PARENT:  # it died before
+    parent = os.getppid()
+    if STARTED_BY.get(os.getpid(), parent) != parent:  # it died before
         os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -52,10 +52,6 @@ class Machine:
         """Pull the cable."""
         ip("-n", self.name, "link", "set", "eth0", "down")
 
-    def mend(self) -> None:
-        """Put it back."""
-        ip("-n", self.name, "link", "set", "eth0", "up")
-
     def processes(self) -> list[int]:
         """The ids of what runs there."""
         return processes(self.name)
