@@ -3,4 +3,5 @@
 import os
 
 __version__ = "0.1.0"
-STARTED_BY = {os.getpid(): os.getppid()}  # asked before slow imports, while which a launcher may die
+# Asked before slow imports: a launcher may die while they last.
+STARTED_BY = {os.getpid(): os.getppid()}

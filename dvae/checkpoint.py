@@ -216,7 +216,7 @@ def read_state(path: Path) -> State:
     try:
         value = json.loads((path / STATE).read_text())
         return State(**value | {"standing": Standing(**value.get("standing", {}))})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path / STATE} is not a state of this version: {error}") from None
 
 

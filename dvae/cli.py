@@ -125,6 +125,11 @@ def _add_checkpoints(commands: Commands) -> None:
     kept.add_argument("--export", metavar="STEP", help="a step, best or last, to --out")
     kept.add_argument("--out", type=Path, default=Path("weights"), help="a new weights folder")
 
+    doctor = _add(commands, "doctor", _doctor, "what is wrong, and what to do", weights=False)
+    doctor.add_argument("run", type=Path, nargs="?", help="the folder of a run, or a recipe")
+    doctor.add_argument("--shards", action="append", help="a folder of shards; not the run's")
+    doctor.add_argument("--verify", action="store_true", help="read the shards from end to end")
+
 
 def _add(
     commands: Commands,
@@ -256,6 +261,12 @@ def _checkpoints(given: argparse.Namespace) -> int:
         inventory.export_checkpoint(given.run, given.export, given.out)
         return 0
     return inventory.report(given.run, given.keep, given.keep_every, given.prune)
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    from dvae import doctor
+
+    return doctor.report(given.run, given.shards, given.verify)
 
 
 def _load(given: argparse.Namespace) -> "Weights":

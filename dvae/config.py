@@ -116,7 +116,7 @@ class TrainConfig(Part):
     """The run of the loop."""
 
     steps: Positive
-    start: str = ""  # weights to begin from: a run, a weights folder, diffusers' or a Hub id
+    start: Location = ""  # weights to begin from: a run, a weights folder, diffusers' or a Hub id
     decoder_only: bool = False  # the encoder stays as it began
     global_batch_size: Positive  # over all processes and micro-batches
     micro_batch_size: Count | Literal["auto"] = Field(

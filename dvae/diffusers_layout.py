@@ -131,7 +131,7 @@ def read_diffusers(folder: Path) -> Weights:
     path = folder / CONFIG
     try:
         config = dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a configuration of diffusers: {error}") from None
     about = About(from_diffusers(config, str(path)), LDM_LOSS, 127.5, 0, {}, None, {})
     tensors = {_our_name(name): value for name, value in read_tensors(folder / MODEL).items()}

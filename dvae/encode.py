@@ -132,7 +132,10 @@ def read_latents(folder: Path, weights: Weights) -> Latents:
         owner = (file.metadata() or {}).get("weights")
     if owner != weights.digest:
         raise CheckpointError(f"{folder} holds latents of other weights: encode the shards again")
-    rows = [json.loads(line) for line in (folder / SAMPLES).read_text().splitlines()]
+    try:
+        rows = [json.loads(line) for line in (folder / SAMPLES).read_text().splitlines()]
+    except (OSError, ValueError, RecursionError):
+        rows = []
     if "mean" not in tensors or len(rows) != len(tensors["mean"]):
         raise CheckpointError(f"{folder} holds no latents of this version: encode the shards again")
     return Latents(tensors["ids"], tensors["mean"], tensors.get("logvar"), rows)

@@ -4,6 +4,8 @@ import errno
 import sys
 from collections.abc import Callable
 
+from dvae.masking import shown
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: what was given, the rule, the remedy (exit code 2)."""
@@ -59,7 +61,7 @@ def exit_code_of(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {shown(str(error))}\n")
         return error.exit_code
     except OSError as error:
         is_full = error.errno in FULL
@@ -67,7 +69,7 @@ def exit_code_of(command: Callable[[], int | None]) -> int:
             raise
         place = f"{error.filename}: " if error.filename else ""
         remedy = ": make room, and run the same command again" if is_full else ""
-        sys.stderr.write(f"error: {place}{error.strerror}{remedy}\n")
+        sys.stderr.write(f"error: {shown(place)}{error.strerror}{remedy}\n")
         return ResourceError.exit_code if is_full else UserError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -51,6 +51,20 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
+def append(path: Path, data: bytes) -> None:
+    """Append to a file at once, so that what several processes add doesn't mix.
+
+    Raises:
+        OSError: it can't be written, or is a symbolic link, which might lead anywhere.
+    """
+    with open(path, "ab", buffering=0, opener=_not_through_a_link) as file:
+        file.write(data)
+
+
+def _not_through_a_link(path: str | Path, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def flush(file: BinaryIO) -> None:
     """Force an open file's bytes to the disk."""
     file.flush()
@@ -117,7 +131,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         write_manifest(temporary)
         failpoint("folder written")
         if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
             path.rename(old)
             failpoint("folder aside")
         temporary.rename(path)
@@ -125,16 +139,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     flush_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes left in a folder that this process holds."""
     for path in folder.glob(f"{TEMPORARY}*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a link to one but nothing that it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -146,12 +165,12 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a+")
+        lock = _not_through_a_link(folder / ".lock", os.O_RDWR | os.O_APPEND | os.O_CREAT)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror}): choose another folder"
         ) from None
-    with lock as file:
+    with os.fdopen(lock, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -164,3 +183,16 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def holder_of(folder: Path) -> str | None:
+    """Who holds a folder by `locked`, or None."""
+    try:
+        with (folder / ".lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "another process"
+    except OSError:
+        pass
+    return None

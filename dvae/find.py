@@ -6,6 +6,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from dvae.checkpoint import AVERAGE, NETWORK, STATE, Checkpoints, State, read_state
 from dvae.config import Config
+from dvae.data.location import shown
 from dvae.diffusers_layout import is_diffusers, read_diffusers
 from dvae.errors import CheckpointError, UserError
 from dvae.files import damage
@@ -32,14 +33,16 @@ def load(source: str) -> Weights:
         if (folder / CONFIG).is_file() or (folder / MODEL).is_file():
             return read_weights(folder)
     if path.exists():
-        raise UserError(f"{source} holds no weights: {FORMS}")
+        raise UserError(f"{shown(source)} holds no weights: {FORMS}")
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise UserError(f"{source} does not exist: {FORMS}")
+        raise UserError(f"{shown(source)} does not exist: {FORMS}")
     try:
         return Weights.from_pretrained(source)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source} is neither a folder here nor on the Hub: {reason}") from None
+        raise UserError(
+            f"{shown(source)} is neither a folder here nor on the Hub: {shown(reason)}"
+        ) from None
 
 
 def _named(path: Path) -> Path:

@@ -7,6 +7,7 @@ from statistics import median
 from dvae.checkpoint import State, read_state
 from dvae.data.batches import Batch
 from dvae.errors import DataError, DiscriminatorWonError, NonFiniteError
+from dvae.files import append
 from dvae.find import load
 from dvae.resume import restored
 from dvae.session import BAD_SAMPLES, Run, as_tensor, say
@@ -127,8 +128,7 @@ def _write_down(run: Run, batch: Batch, reason: str, action: str) -> None:
         "guard": action,
         "samples": batch.ids.tolist(),
     }
-    with (run.config.folder / REPORT).open("ab", buffering=0) as file:
-        file.write((json.dumps(line) + "\n").encode())
+    append(run.config.folder / REPORT, (json.dumps(line) + "\n").encode())
 
 
 def _roll_back(run: Run) -> bool:

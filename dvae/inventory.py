@@ -25,8 +25,8 @@ class Found:
 
 def report(run: Path, keep: int | None, keep_every: int | None, prune: bool) -> int:
     """Print a line for each checkpoint, prune if asked to; exit code 4 where one is damaged."""
-    config = _config(run)
-    found = _found(run)
+    config = config_of(run)
+    found = found_in(run)
     best = _best(found)
     whole = [entry for entry in found if not entry.wrong]
     for entry in found:
@@ -60,14 +60,20 @@ def export_checkpoint(run: Path, which: str, out: Path) -> None:
     sys.stdout.write(f"{out}\n")
 
 
-def _config(run: Path) -> Config:
+def config_of(run: Path) -> Config:
+    """The recipe that a run wrote down.
+
+    Raises:
+        UserError: the folder isn't a run.
+    """
     path = run / "config.toml"
     if not path.is_file():
         raise UserError(f"{run} is not a run: it has no config.toml")
     return parse_config(read_toml(path), str(path))
 
 
-def _found(run: Path) -> list[Found]:
+def found_in(run: Path) -> list[Found]:
+    """The checkpoints of a run in order, each verified."""
     names = Checkpoints(run / "checkpoints", 1).names()
     return [
         Found(step, path, damage(path), sum(p.stat().st_size for p in path.iterdir()))

@@ -14,6 +14,7 @@ from dvae.files import damage
 from dvae.find import describe
 from dvae.health import diagnose, record_of
 from dvae.metrics import evaluate
+from dvae.models.blocks import LatentModel
 from dvae.networks import network_of
 from dvae.resume import note_data
 from dvae.session import BAD_SAMPLES, Run, as_tensor, say
@@ -52,9 +53,7 @@ def measure(run: Run) -> bool:
     state.metrics, state.measured = result.summary(), state.step
     run.monitor.evaluation(result, state.step)
     run.monitor.health(diagnose(result, config.loss, run.scale, record_of(state)), state.step)
-    generator = torch.Generator().manual_seed(FIXED_SEED)
-    z = torch.randn(config.eval.grid**2, *run.bare.latent_shape, generator=generator)
-    run.monitor.pictures(model.eval(), run.fixed, z.to(run.fixed), config.eval.grid, state.step)
+    draw(run, model)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in state.metrics.items())
     say(run, f"step {state.step}: {shown}")
     objective = result.nll + config.loss.beta * state.steering * result.kl
@@ -62,6 +61,18 @@ def measure(run: Run) -> bool:
     if improved:
         state.best_step, state.best_loss = state.step, objective
     return improved
+
+
+def draw(run: Run, model: LatentModel) -> None:
+    """Draw the grids; they are only looked at, so what goes wrong with them is told, and that is all."""
+    columns = run.config.eval.grid
+    generator = torch.Generator().manual_seed(FIXED_SEED)
+    z = torch.randn(columns**2, *run.bare.latent_shape, generator=generator)
+    try:
+        run.monitor.pictures(model.eval(), run.fixed, z.to(run.fixed), columns, run.state.step)
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        told = f"{type(error).__name__}: {error}"
+        say(run, f"step {run.state.step}: no grids ({told}): training goes on")
 
 
 def save(run: Run) -> None:

@@ -16,10 +16,9 @@ from dvae.data.traffic import process_traffic
 from dvae.errors import exit_code_of
 from dvae.estimate import DEVICES, FREE, Estimate, find_estimates, largest_micro_batch
 from dvae.memory import Sizes, check_network, find_sizes
+from dvae.notes import amount
 from dvae.recipe import load_config
 from dvae.sources import Sources, find_held_out, find_sources
-
-UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -147,14 +146,6 @@ def fit(
                 f"train.micro_batch_size={micro}"
             )
     return f"none, {amount(memory)}: not even one picture at a time"
-
-
-def amount(count: float) -> str:
-    """Bytes for people: 1.2 GB."""
-    power = 0
-    while count >= 999.5 and power < len(UNITS) - 1:
-        count, power = count / 1000, power + 1
-    return f"{count:.3g} {UNITS[power]}"
 
 
 if __name__ == "__main__":

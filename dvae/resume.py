@@ -108,6 +108,6 @@ def _changes(state: State, sources: Sources, folder: Path) -> list[str]:
     path = _path(state, folder)
     try:
         before = [Shard(**shard) for shard in json.loads(path.read_bytes())]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return [f"{path}, which named the earlier shards, can't be read"]
     return data_differences(before, [shard for split in sources.splits for shard in split.shards])

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from dvae.errors import ResourceError
+from dvae.errors import FULL, ResourceError
 
 MOST_FAILURES = 3  # in a row
 
@@ -22,6 +22,7 @@ class Saver:
         self._pending: Future[None] | None = None
         self._what = ""
         self._failures = 0
+        self._remedy = ""  # of the last failure
 
     def start(self, what: str, write: Callable[[], None]) -> None:
         """Write, when what is being written is done; `what` names it in messages."""
@@ -57,10 +58,11 @@ class Saver:
             pending.result()
         except OSError as error:
             self._failures += 1
+            self._remedy = "make room" if error.errno in FULL else "see to the folder"
             told = f"{self._what} could not be written ({error.strerror or error})"
             if self._failures >= MOST_FAILURES:
                 raise ResourceError(
-                    f"{told}, the third failure in a row: what was saved before is whole: make room, "
+                    f"{told}, the third failure in a row: what was saved before is whole: {self._remedy}, "
                     "and run the same command again"
                 ) from None
             tqdm.write(f"{told}: what was saved before is kept, and training goes on")
@@ -76,6 +78,6 @@ class Saver:
         self.wait()
         if self._failures:
             raise ResourceError(
-                f"{self._what} could not be written: what was saved before is whole: make room, and "
-                "run the same command again"
+                f"{self._what} could not be written: what was saved before is whole: {self._remedy}, "
+                "and run the same command again"
             )

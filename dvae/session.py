@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dvae.checkpoint import Checkpoints, State
 from dvae.config import Config
+from dvae.data.location import shown
 from dvae.ema import Ema
 from dvae.engine import Engine, check_engine, engine_asked_for, make_engine
 from dvae.errors import UserError
@@ -210,7 +211,7 @@ def begin_from(source: str, bare: LatentModel) -> None:
     problems = mismatches(tensors, bare.state_dict())
     if problems:
         raise UserError(
-            f"train.start={source} is of another network: {problems}: give the recipe its [model]"
+            f"train.start={shown(source)} is of another network: {problems}: give the recipe its [model]"
         )
     bare.load_state_dict(tensors)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from dvae import __version__, prior_files
@@ -178,7 +178,7 @@ def _read_about(path: Path) -> About:
         )
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         reason = str(error).splitlines()[0]

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from dvae import masking
 from dvae.data.formats import SUFFIXES
 from shards.geometry import Box
 
@@ -145,8 +146,8 @@ def has_picture_name(name: bytes) -> bool:
 
 
 def shown(name: bytes) -> str:
-    r"""A file name as text; bytes that aren't UTF-8 appear as `\xff`."""
-    return name.decode("utf-8", "backslashreplace")
+    r"""A file's name or URL as text, without secrets; bytes that aren't UTF-8 appear as `\xff`."""
+    return masking.shown(name.decode("utf-8", "backslashreplace"))
 
 
 def label_of(name: bytes) -> str | None:

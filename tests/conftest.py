@@ -1,5 +1,6 @@
 """Small real shards and a small recipe that the tests share."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -86,24 +87,26 @@ def give_network(recipe: Path, name: str) -> None:
     recipe.write_text(re.sub(r"\[model\].*?\n\n", network, recipe.read_text(), flags=re.S))
 
 
+def reset_accelerate() -> None:
+    """Forget the state that Accelerate keeps in the process."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    PartialState._reset_state()
+
+
 @pytest.fixture
 def fresh_accelerate():
     """Accelerate keeps its state in the process; give a test its own."""
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-
-    def reset() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        PartialState._reset_state()
-
-    reset()
-    yield reset
-    reset()
+    reset_accelerate()
+    yield reset_accelerate
+    reset_accelerate()
 
 
-@pytest.fixture
-def train(fresh_accelerate):
-    """Train in this process: recipe, overrides -> exit code."""
+@contextlib.contextmanager
+def training():
+    """Train in this process by the function given: recipe, overrides -> exit code."""
     import signal
 
     from dvae.train import main
@@ -111,12 +114,20 @@ def train(fresh_accelerate):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(recipe: Path, *overrides: str) -> int:
-        fresh_accelerate()
+        reset_accelerate()
         return main([str(recipe), *overrides])
 
     yield run
+    reset_accelerate()
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def train():
+    """Train in this process: recipe, overrides -> exit code."""
+    with training() as run:
+        yield run
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Real processes: the same ids, losses and weights however the global batch is split (contract 2)."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -15,7 +17,7 @@ STEPS = 50
 SPLITS = {"1x16": (1, 0), "2x8": (2, 0), "2x4x2": (2, 4)}
 
 
-def launch(recipe, processes, *overrides, record=None, expect=0):
+def launch(recipe, processes, *overrides, record=None, expect=0, config="cpu"):
     """Run the trainer by `accelerate launch` on the CPU, as launch/README.md says."""
     environment = {
         **os.environ,
@@ -23,7 +25,7 @@ def launch(recipe, processes, *overrides, record=None, expect=0):
         "OMP_NUM_THREADS": "1",
         "DVAE_RECORD": str(record),
     }
-    yaml = "cpu.yaml" if processes > 1 else "single_gpu.yaml"
+    yaml = f"{config}.yaml" if processes > 1 else "single_gpu.yaml"
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     command += ["--config_file", str(ROOT / "launch" / yaml), "--num_processes", str(processes)]
     command += [str(ROOT / "tests" / "recorded_train.py"), str(recipe), *overrides]
@@ -97,8 +99,18 @@ def test_a_split_batch_gives_the_same_ids_losses_and_weights(runs, split):
     assert split_metrics == pytest.approx(metrics, rel=1e-3)
 
 
+@pytest.fixture
+def busy_port():
+    """The port that a launcher takes by itself is another job's."""
+    with socket.socket() as listener:
+        with contextlib.suppress(OSError):  # it is in use anyway
+            listener.bind(("127.0.0.1", 29500))
+            listener.listen()
+        yield
+
+
 @pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_as_one(recipe, tmp_path):
+def test_a_run_of_two_processes_goes_on_as_one(recipe, tmp_path, busy_port):
     """Saved by 2 processes, resumed by 1 and by 2: the same ids, nearly the same loss."""
     for name, second in (("even", 2), ("odd", 1)):
         for part, (processes, steps) in enumerate(((2, 6), (second, 12))):
@@ -111,6 +123,7 @@ def test_a_run_of_two_processes_goes_on_as_one(recipe, tmp_path):
                 f"train.steps={steps}",
                 "optim.schedule=constant",
                 record=record,
+                config="multi_gpu",  # which names no port
             )
     even, odd = recorded(tmp_path / "even-1", 2), recorded(tmp_path / "odd-1", 1)
     assert len(even) == len(odd) == 6

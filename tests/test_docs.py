@@ -1,6 +1,7 @@
 """docs/diagrams.py: the pictures of the README are what the script draws."""
 
 import base64
+import configparser
 import io
 import re
 import subprocess
@@ -42,3 +43,17 @@ def test_the_script_draws_the_committed_diagram(drawn, name):
         assert a.shape == b.shape
         assert np.abs(a - b).max() <= 8
         assert np.abs(a - b).mean() < 0.1
+
+
+def test_every_direct_dependency_says_why_it_is_there_from_which_version_and_what_was_tested():
+    setup, tested = configparser.ConfigParser(), (DOCS.parent / "constraints.txt").read_text()
+    setup.read(DOCS.parent / "setup.cfg")
+    lines = (DOCS / "dependencies.md").read_text().splitlines()
+    rows = {row[0].split()[1]: row for row in (line.split(" | ") for line in lines) if len(row) > 4}
+    extras = {k: v for k, v in setup["options.extras_require"].items() if k != "test"}
+    for text in (setup["options"]["install_requires"], *extras.values()):
+        for name, _, lowest in (line.partition(">=") for line in text.split()):
+            found = rows[name]
+            assert found[1]
+            assert found[2] == lowest
+            assert f"{name}=={found[3]}" in tested or found[3] == "not pinned"

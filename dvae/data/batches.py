@@ -23,6 +23,7 @@ from dvae.data.formats import MAX_PIXELS
 from dvae.data.order import CROP, FLIP, uniform
 from dvae.data.plans import Plan, evaluation_plan
 from dvae.data.reader import BadSample, Place, Reader
+from dvae.files import append
 
 PICTURES_A_TASK = 8  # few enough to share a batch out, enough to hide what a task costs
 
@@ -71,8 +72,7 @@ class Batch:
             json.dumps({**where, "sample": bad.sample, **vars(bad.place), "reason": bad.reason})
             for bad in self.bad
         ]
-        with path.open("ab", buffering=0) as file:
-            file.write(("\n".join(lines) + "\n").encode())  # at once: lines of processes don't mix
+        append(path, ("\n".join(lines) + "\n").encode())
 
 
 @dataclass(frozen=True)

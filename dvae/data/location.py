@@ -10,36 +10,17 @@ from pathlib import PurePath
 from urllib.parse import urlsplit
 
 from dvae.errors import UserError
+from dvae.masking import is_url, shown
 
 HTTP = ("http", "https")
 OBJECTS = ("s3", "hf")  # by fsspec
 ALLOWED = "a local folder, https://, http://, s3:// or hf://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_URL = re.compile(
-    r"""([A-Za-z][A-Za-z0-9+.-]*://)
-        (?P<user>[^/?\#\s"']*@ | [^/?\#\s:"']*:[^/?\#\s"']*[^\d/?\#\s"'][^?\#\s"']*@)?
-        ([^\s?\#"']*)
-        (?P<query>\?[^\s"']*)?""",
-    re.VERBOSE,
-)
-
-
-def shown(text: str) -> str:
-    """A location, or any text with URLs in it, without the secrets of those URLs.
-
-    Showing it once more changes nothing, and a text without a URL stays as it is.
-    """
-    return _URL.sub(_masked, text)
-
-
-def _masked(match: re.Match[str]) -> str:
-    user = "***@" if match["user"] else ""
-    return f"{match[1]}{user}{match[3]}{'?***' if match['query'] else ''}"
 
 
 def last_part(location: str) -> str:
     """`dogs` of `/data/dogs` and of `https://user:password@host/data/dogs/?signature`."""
-    path = urlsplit(location).path if _URL.match(location) else location
+    path = urlsplit(location).path if is_url(location) else location
     return PurePath(path).name or shown(location)
 
 

@@ -32,6 +32,7 @@ def train_apart(
     *overrides: str,
     processes: int = 1,
     at_step: dict[int, str] | None = None,
+    at_start: str = "",
 ) -> Ended:
     """Train in processes of their own.
 
@@ -41,6 +42,7 @@ def train_apart(
         overrides: key=value.
         processes: of the world.
         at_step: Python for `recorded_train` to run before a step.
+        at_start: Python to run at the beginning, before there is a thread.
     """
     record.mkdir()
     world = {"DVAE_RECORD": str(record), "DVAE_AT_STEP": json.dumps(at_step or {})}
@@ -53,7 +55,7 @@ def train_apart(
     started = []
     for rank in range(processes):
         mine = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-        arguments = (world | mine, [str(RECORDED), str(recipe), *overrides], record)
+        arguments = (world | mine, [str(RECORDED), str(recipe), *overrides], record, at_start)
         started.append(_forks.Process(target=_train, args=arguments))
         started[-1].start()
     for process in started:
@@ -65,7 +67,7 @@ def train_apart(
     return Ended(codes, (record / "out").read_text(), (record / "err").read_text())
 
 
-def _train(environment: dict[str, str], argv: list[str], record: Path) -> None:
+def _train(environment: dict[str, str], argv: list[str], record: Path, at_start: str) -> None:
     """In the child: what `python tests/recorded_train.py …` would do."""
     for number, name in ((1, "out"), (2, "err")):
         with (record / name).open("ab", buffering=0) as file:
@@ -74,6 +76,7 @@ def _train(environment: dict[str, str], argv: list[str], record: Path) -> None:
     sys.argv[:] = argv
     code = 1
     try:
+        exec(at_start, {})
         runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as end:
         code = int(end.code or 0)
