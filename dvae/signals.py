@@ -19,7 +19,7 @@ def die_with_launcher() -> None:
     """Let the launcher's death count as SIGTERM, on Linux: a trainer isn't left running alone.
 
     Accelerate's launcher may be killed without telling its processes. Until there is a `StopRequest`
-    signals end this process at once, whatever it waits for: there's nothing to save yet.
+    signals end this process at once, whatever it waits for: there is nothing to save yet.
     """
     if sys.platform != "linux" or not any(name in os.environ for name in LAUNCHED):
         return

@@ -89,7 +89,6 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
     die_with_launcher()
     accelerator = start_accelerator(config)
     rank, world_size, limits = accelerator.process_index, accelerator.num_processes, config.train
-    request = StopRequest()
     with (
         Heartbeat(rank, world_size, limits.peer_timeout, limits.peer_slow) as heartbeat,
         telling_memory(config, world_size),
@@ -101,6 +100,7 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
         claim_folder(config, accelerator, may_resume)
         run = set_up(config, accelerator, streams, heartbeat, accept_new_data)
         stack.callback(run.saver.wait)
+        request = StopRequest()
         loop(run, request)
         finish(run)
         heartbeat.stop()

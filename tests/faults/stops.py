@@ -29,7 +29,7 @@ if __name__ == "__main__":
 from tests.faults.chaos import RECORDED, Chaos, differing
 
 ROOT = Path(__file__).parents[2]
-GRACE = 30.0  # seconds that a launcher gives its processes
+GRACE = 30.0  # seconds that a launcher gives its processes; then it kills them, and needs some more itself
 LIMIT = 180.0  # seconds that a run may take to come to its first step
 WAYS = [
     *(
@@ -75,8 +75,10 @@ class Stops(Chaos):
         for pid in self.targets(launcher, name, way[1]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, getattr(signal, way[0]))
-        code = launcher.wait(GRACE + 10)
-        while self.left(name) and time.monotonic() - asked < GRACE:
+        wait(launcher, lambda: False, 2 * GRACE)
+        code = launcher.poll()
+        assert code is not None, f"{way}: the launcher doesn't end: {self.log(name)}"
+        while self.left(name) and time.monotonic() - asked < 2 * GRACE:
             time.sleep(0.02)
         self.seconds.append(time.monotonic() - asked)
         assert not self.left(name), f"{way}: somebody was left: {self.log(name)}"
