@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from dvae.config import Config
-from dvae.engine import engine_asked_for
+from dvae.engine_checks import engine_asked_for
 from dvae.errors import ResourceError
 from dvae.networks import build, has_batch_statistics
 
