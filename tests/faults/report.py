@@ -176,13 +176,14 @@ def main() -> int:
     parser.add_argument("--long", action="store_true", help="the figures that are aimed at; hours")
     given = parser.parse_args()
     tests = sorted({test.partition("[")[0] for row in ROWS for test in row.tests if test})
-    load, began, before = os.getloadavg()[0], time.monotonic(), _processor_seconds()
+    place = f"at {_commit()}, on {machine()}, with a load of {os.getloadavg()[0]:.0f} when it began"
+    began, before = time.monotonic(), _processor_seconds()
     cases = run([f"tests/{test}" for test in tests], LONG if given.long else {})
     took = (
         f"{time.monotonic() - began:.0f} s, {_processor_seconds() - before:.0f} s of processor time"
     )
     tier = "long" if given.long else "short"
-    REPORT.write_text(page(cases, f"the {tier} tier", took, load))
+    REPORT.write_text(page(cases, f"the {tier} tier", place, took))
     return int(any(case.end == "failed" for case in cases))
 
 
@@ -225,7 +226,7 @@ def ours(row: Row, cases: list[Case]) -> str:
     return "; ".join(told)
 
 
-def page(cases: list[Case], tier: str, took: str, load: float) -> str:
+def page(cases: list[Case], tier: str, place: str, took: str) -> str:
     """REPORT.md."""
     lines = [
         f"| {row.claim} | {row.theirs} | {row.goal} | "
@@ -236,10 +237,9 @@ def page(cases: list[Case], tier: str, took: str, load: float) -> str:
         [
             "# What was measured",
             "",
-            f"By `python tests/faults/report.py`, {tier}, {datetime.now(UTC):%d %B %Y}, at {_commit()}, "
-            f"on {machine()}, with a load of {load:.0f} by others when it began. The figures of our "
-            "column were recorded by the tests of this run, and all they name was found, refused or "
-            "survived as the goal asks, or the row says FAILED.",
+            f"By `python tests/faults/report.py`, {tier}, {datetime.now(UTC):%d %B %Y}, {place}. "
+            "The figures of our column were recorded by the tests of this run; what they count was "
+            "found, refused or survived, or the row says FAILED.",
             "",
             "| claim | others' own tests | goal | ours |",
             "| --- | --- | --- | --- |",
