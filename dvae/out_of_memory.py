@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from dvae.config import Config
-from dvae.engine import engine_asked_for
+from dvae.engine_checks import engine_asked_for
 from dvae.errors import ResourceError
 from dvae.networks import build, has_batch_statistics
 
@@ -77,6 +77,7 @@ def _remedy(config: Config, size: int) -> str:
         return "take a smaller train.global_batch_size under another run.name"
     if size == 1:
         return "take model.gradient_checkpointing=true or a smaller network, under another run.name"
-    auto = "" if engine_asked_for() else " (or auto, which finds a size)"
+    is_auto = config.train.micro_batch_size == "auto"
+    auto = "" if engine_asked_for() or is_auto else " (or auto, which finds a size)"
     smaller = next_smaller(size, size)
     return f"set train.micro_batch_size={smaller}{auto} and run the same command again"
