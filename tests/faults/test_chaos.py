@@ -33,6 +33,6 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(
     assert done.returncode == 0, done.stderr
     assert f"{KILLS} kills" in done.stdout
     assert "0 lost, 0 other; all SHA-256 equal" in done.stdout
-    record_property(f"SIGKILLs of {processes} processes", KILLS)
+    record_property(f"SIGKILLs of runs of {processes}", KILLS)
     inside = sum(map(int, re.findall(r"(\d+) while saving", done.stdout)))
     record_property("of them inside saves", inside)
