@@ -1,19 +1,13 @@
-"""The `dvae` command: what one does with trained weights."""
+"""The `dvae` command: what one does with trained weights, and its arguments."""
 
 import argparse
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-from dvae.errors import UserError, exit_code_of
-
-if TYPE_CHECKING:  # torch is imported by the commands that need it: --help answers at once
-    from torch import Tensor
-
-    from dvae.weights import Weights
-
+from dvae import commands as do
+from dvae.errors import exit_code_of
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 MOST = 1_000_000  # pictures, or columns, that an option may ask for
@@ -37,12 +31,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: Commands) -> None:
-    train = _add(commands, "train", _train, "train a recipe with one process", weights=False)
+    train = _add(commands, "train", do.train, "train a recipe with one process", weights=False)
     train.add_argument("arguments", nargs=argparse.REMAINDER, help="as of python -m dvae.train")
 
 
 def _add_pictures(commands: Commands) -> None:
-    sample = _add(commands, "sample", _sample, "draw new pictures from the prior")
+    sample = _add(commands, "sample", do.sample, "draw new pictures from the prior")
     sample.add_argument("--count", type=_positive, default=25, help="pictures (default 25)")
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument(
@@ -60,12 +54,14 @@ def _add_pictures(commands: Commands) -> None:
     )
     _add_sheet(sample, "samples.png")
 
-    reconstruct = _add(commands, "reconstruct", _reconstruct, "pictures over their reconstructions")
+    reconstruct = _add(
+        commands, "reconstruct", do.reconstruct, "pictures over their reconstructions"
+    )
     reconstruct.add_argument("source", nargs="+", type=Path, help="pictures, a folder, or shards")
     reconstruct.add_argument("--count", type=_positive, default=16, help="pictures (default 16)")
     _add_sheet(reconstruct, "reconstructions.png")
 
-    between = _add(commands, "interpolate", _interpolate, "from one picture to another")
+    between = _add(commands, "interpolate", do.interpolate, "from one picture to another")
     between.add_argument("first", type=Path)
     between.add_argument("second", type=Path)
     between.add_argument("--count", type=_positive, default=10, help="pictures (default 10)")
@@ -73,24 +69,24 @@ def _add_pictures(commands: Commands) -> None:
 
 
 def _add_latents(commands: Commands) -> None:
-    encode = _add(commands, "encode", _encode, "write the latents of a split")
+    encode = _add(commands, "encode", do.encode, "write the latents of a split")
     encode.add_argument("shards", help="a folder of shards, local or remote")
     encode.add_argument("out", type=Path, help="a folder")
     encode.add_argument("--split", default="train")
     encode.add_argument("--mirror", action="store_true", help="also of each picture mirrored")
 
-    fit = _add(commands, "fit-prior", _fit_prior, "fit a prior to the training split's latents")
+    fit = _add(commands, "fit-prior", do.fit_prior, "fit a prior to the training split's latents")
     fit.add_argument("shards", help="that the weights were trained on, or what encode wrote")
     fit.add_argument("--kind", choices=("gaussian", "mixture", "flow"), default="flow")
     fit.add_argument("--set", nargs="+", default=[], metavar="key=value", help="as steps=2000")
     fit.add_argument("--split", default="train")
 
-    export = _add(commands, "export", _export, "write a klvae as diffusers' AutoencoderKL")
+    export = _add(commands, "export", do.export, "write a klvae as diffusers' AutoencoderKL")
     export.add_argument("out", type=Path, help="a new folder")
 
 
 def _add_measures(commands: Commands) -> None:
-    evaluate = _add(commands, "evaluate", _evaluate, "measure on held-out shards")
+    evaluate = _add(commands, "evaluate", do.evaluate, "measure on held-out shards")
     evaluate.add_argument("shards", help="a folder of shards, local or remote")
     evaluate.add_argument("--split", default="val")
     evaluate.add_argument("--images", type=_positive, default=0, help="how many; 0: all")
@@ -103,21 +99,23 @@ def _add_measures(commands: Commands) -> None:
     )
     evaluate.add_argument("--out", type=Path, help="a JSON file for the same figures")
 
-    blur = _add(commands, "blur", _blur, "where the detail goes between pictures and samples")
+    blur = _add(commands, "blur", do.blur, "where the detail goes between pictures and samples")
     blur.add_argument("shards", help="a folder of shards, local or remote")
     blur.add_argument("--split", default="val")
     blur.add_argument("--images", type=_positive, default=128, help="pictures (default 128)")
     blur.add_argument("--autoencoder", help="weights of one with the same latent size")
     blur.add_argument("--out", type=Path, default=Path("blur"), help="a new folder (default blur)")
 
-    health = _add(commands, "health", _health, "what ails a run, and the key to change")
+    health = _add(commands, "health", do.health, "what ails a run, and the key to change")
     health.add_argument("shards", help="a folder of shards, local or remote")
     health.add_argument("--split", default="val")
     health.add_argument("--images", type=_positive, default=0, help="how many; 0: all")
 
 
 def _add_checkpoints(commands: Commands) -> None:
-    kept = _add(commands, "checkpoints", _checkpoints, "list, verify, prune, export", weights=False)
+    kept = _add(
+        commands, "checkpoints", do.checkpoints, "list, verify, prune, export", weights=False
+    )
     kept.add_argument("run", type=Path, help="the folder of a run")
     kept.add_argument("--prune", action="store_true", help="remove those that needn't be kept")
     kept.add_argument("--keep", type=_positive, help="the last K whole ones (of the recipe)")
@@ -125,7 +123,7 @@ def _add_checkpoints(commands: Commands) -> None:
     kept.add_argument("--export", metavar="STEP", help="a step, best or last, to --out")
     kept.add_argument("--out", type=Path, default=Path("weights"), help="a new weights folder")
 
-    doctor = _add(commands, "doctor", _doctor, "what is wrong, and what to do", weights=False)
+    doctor = _add(commands, "doctor", do.doctor, "what is wrong, and what to do", weights=False)
     doctor.add_argument("run", type=Path, nargs="?", help="the folder of a run, or a recipe")
     doctor.add_argument("--shards", action="append", help="a folder of shards; not the run's")
     doctor.add_argument("--verify", action="store_true", help="read the shards from end to end")
@@ -163,131 +161,6 @@ def _not_negative(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
     return value
-
-
-def _train(given: argparse.Namespace) -> int:
-    from dvae.train import main as train
-
-    return train(given.arguments)
-
-
-def _sample(given: argparse.Namespace) -> None:
-    from dvae import generate
-    from dvae.pictures import grid
-
-    how = generate.Sampling(given.temperature, given.prior == "normal", given.label, given.guidance)
-    images = generate.sample(_load(given), given.count, given.seed, how)
-    columns = min(given.count, given.columns or math.ceil(given.count**0.5))
-    _write(grid(images, columns), given.out)
-
-
-def _reconstruct(given: argparse.Namespace) -> None:
-    from dvae import generate
-
-    weights = _load(given)
-    images = generate.pictures_of(weights, given.source, given.count)
-    _write(generate.sheet_of_reconstructions(weights, images, given.columns or 8), given.out)
-
-
-def _interpolate(given: argparse.Namespace) -> None:
-    from dvae import generate
-    from dvae.pictures import grid
-
-    images = generate.between(_load(given), given.first, given.second, given.count)
-    _write(grid(images, min(given.count, given.columns or given.count)), given.out)
-
-
-def _encode(given: argparse.Namespace) -> None:
-    from dvae.encode import encode_shards
-
-    count = encode_shards(_load(given), given.shards, given.split, given.out, given.mirror)
-    sys.stdout.write(f"{count} latents in {given.out}\n")
-
-
-def _export(given: argparse.Namespace) -> None:
-    from dvae.diffusers_layout import write_diffusers
-
-    write_diffusers(given.out, _load(given))
-    sys.stdout.write(f"{given.out}\n")
-
-
-def _fit_prior(given: argparse.Namespace) -> None:
-    from dvae.fit_prior import report
-
-    report(_load(given), given.shards, given.split, given.kind, given.set)
-
-
-def _evaluate(given: argparse.Namespace) -> None:
-    from dvae import evaluate
-    from dvae.files import write_json
-
-    out = given.out
-    if out and (out.is_dir() or not out.parent.is_dir()):
-        raise UserError(f"--out={out} can't be written: give a file's name in a folder that exists")
-    weights = _load(given)
-    values = evaluate.report(weights, given.shards, given.split, given.images)
-    if given.samples:
-        from dvae import quality
-
-        train = given.train or given.shards
-        values["quality"] = quality.report(
-            weights, train, given.shards, given.split, given.samples, given.sheet
-        )
-    if out:
-        write_json(out, values)
-        sys.stdout.write(f"written to {out}\n")
-
-
-def _blur(given: argparse.Namespace) -> None:
-    from dvae.blur import report
-    from dvae.find import load
-    from dvae.generate import of_shards
-
-    weights = _load(given)
-    images = of_shards(weights, given.shards, given.split, given.images)
-    report(weights, images, given.out, given.autoencoder and load(given.autoencoder))
-
-
-def _health(given: argparse.Namespace) -> None:
-    from dvae.health import report
-
-    report(_load(given), given.weights, given.shards, given.split, given.images)
-
-
-def _checkpoints(given: argparse.Namespace) -> int:
-    from dvae import inventory
-
-    if given.export:
-        inventory.export_checkpoint(given.run, given.export, given.out)
-        return 0
-    return inventory.report(given.run, given.keep, given.keep_every, given.prune)
-
-
-def _doctor(given: argparse.Namespace) -> int:
-    from dvae import doctor
-
-    return doctor.report(given.run, given.shards, given.verify)
-
-
-def _load(given: argparse.Namespace) -> "Weights":
-    from dvae.find import load
-    from dvae.weights import resolve_device
-
-    weights = load(given.weights)
-    weights.model.to(resolve_device(given.device))
-    return weights
-
-
-def _write(sheet: "Tensor", path: Path) -> None:
-    from dvae.pictures import save_png
-
-    if path.is_dir():
-        raise UserError(f"--out={path} is a folder: give the name of a PNG file")
-    try:
-        save_png(sheet, path)
-    except OSError as error:
-        raise UserError(f"--out={path} cannot be written: {error.strerror}") from None
-    sys.stdout.write(f"{path}\n")
 
 
 if __name__ == "__main__":
