@@ -129,6 +129,7 @@ class TrainConfig(Part):
         "stop", json_schema_extra=FREE
     )  # what a loss or gradient that isn't finite, or is a spike, does
     spike: float = Field(100.0, ge=0, json_schema_extra=FREE)  # times the median; 0: none is one
+    audit: bool = Field(True, json_schema_extra=FREE)  # look where the first step's gradients go
     log_every: Positive = Field(10, json_schema_extra=FREE)  # steps
     save_every: Positive = Field(500, json_schema_extra=FREE)
     keep: Positive = Field(2, json_schema_extra=FREE)  # checkpoints, besides the best

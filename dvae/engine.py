@@ -15,7 +15,6 @@ et al. 2020, https://arxiv.org/abs/1910.02054.
 
 import contextlib
 import math
-import os
 from types import MethodType
 
 import torch
@@ -24,8 +23,7 @@ from accelerate.utils import DistributedType, convert_outputs_to_fp32
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from dvae.config import Config, TrainConfig
-from dvae.errors import UserError
+from dvae.config import TrainConfig
 from dvae.models.blocks import LatentModel, ResBlock
 from dvae.optim import load_optimizer_tensors, optimizer_tensors
 from dvae.tensors import Tensors
@@ -83,6 +81,18 @@ class Engine:
     def zero_grad(self) -> None:
         """Forget the gradient."""
         self.optimizer.zero_grad()
+
+    def without_gradient(self) -> list[str]:
+        """The parameters that should learn and have no gradient after `backward`."""
+        return [n for n, p in self.bare.named_parameters() if p.requires_grad and p.grad is None]
+
+    def replicas(self) -> dict[str, Tensor | None]:
+        """What every process must hold alike after `backward`, by a name for messages."""
+        found: dict[str, Tensor | None] = {}
+        for name, parameter in self.bare.named_parameters():
+            found[f"the weights of {name}"] = parameter
+            found[f"the gradients of {name}"] = parameter.grad
+        return found | {f"the buffer {name}": value for name, value in self.bare.named_buffers()}
 
     def parts(self) -> Tensors:
         """This process's part of each parameter: live, not a copy."""
@@ -159,6 +169,10 @@ class FSDP2(Engine):
         plugin.transformer_cls_names_to_wrap = [ResBlock.__name__] if blocks else []
         super().prepare(train)
 
+    def replicas(self) -> dict[str, Tensor | None]:
+        """Buffers only: what is cut is nobody else's."""
+        return {f"the buffer {name}": value for name, value in self.bare.named_buffers()}
+
     def part_of(self, name: str, whole: Tensor) -> Tensor:
         """A DTensor like the parameter."""
         return _cut(whole, self.bare.get_parameter(name))
@@ -200,71 +214,6 @@ def autocast_forward(model: LatentModel, precision: str, device: torch.device) -
     if precision == "bf16":
         forward = torch.autocast(device.type, torch.bfloat16)(type(model).forward)
         model.forward = MethodType(convert_outputs_to_fp32(forward), model)
-
-
-def engine_asked_for() -> DistributedType | None:
-    """The engine that the launch file names, or None for one process and DDP."""
-    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
-        return DistributedType.FSDP
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true":
-        return DistributedType.DEEPSPEED
-    return None
-
-
-def check_engine(accelerator: Accelerator, config: Config) -> None:
-    """Refuse an engine that isn't the one asked for, or doesn't do what the recipe asks.
-
-    Raises:
-        UserError: naming the engine.
-    """
-    asked, found = engine_asked_for(), accelerator.distributed_type
-    if asked is None:
-        return
-    if found != asked:
-        raise UserError(
-            f"the launch file asks for {asked.value} and Accelerate runs {found.value}: without a GPU "
-            "it drops the engine; take launch/cpu.yaml there"
-        )
-    if asked is DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise UserError(
-            "fsdp_version=1 is not supported: set fsdp_version: 2, as launch/fsdp2.yaml"
-        )
-    check_recipe(asked, config)
-
-
-def check_recipe(engine: DistributedType | None, config: Config) -> None:
-    """Refuse a recipe that an engine can't do; None, one process or DDP, does all.
-
-    Raises:
-        UserError: naming the engine and the key.
-    """
-    if engine is None:
-        return
-    precision = config.train.precision
-    refused = {"fp16": "scales the loss by itself: take bf16 or fp32"}
-    if engine is DistributedType.DEEPSPEED:
-        refused["fp64"] = "keeps its weights in fp32: take fp32 or bf16"
-    if precision in refused:
-        raise UserError(
-            f"train.precision={precision} can't be used: {engine.value} {refused[precision]}"
-        )
-    if engine is DistributedType.DEEPSPEED and config.train.guard != "stop":
-        raise UserError(
-            f"train.guard={config.train.guard} can't be used under DeepSpeed, which keeps a gradient that was left "
-            "out: take train.guard=stop, or launch/fsdp2.yaml"
-        )
-    if config.train.micro_batch_size == "auto":
-        raise UserError(
-            f"train.micro_batch_size=auto can't be used: processes under {engine.value} exchange weights "
-            "amid a pass, so that one which runs out of memory can't begin it again: set the number "
-            "that python -m dvae.plan finds, or take launch/multi_gpu.yaml"
-        )
-    untried = {
-        f"adversarial.weight={config.adversarial.weight:g}": config.adversarial.weight > 0,
-        "train.decoder_only=true": config.train.decoder_only,
-    }
-    for key in (key for key, is_set in untried.items() if is_set):
-        raise UserError(f"{key} was never tried under {engine.value}: take launch/multi_gpu.yaml")
 
 
 def make_engine(

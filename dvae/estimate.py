@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from accelerate.utils import DistributedType
 
 from dvae.config import Config
-from dvae.engine import check_recipe
+from dvae.engine_checks import check_recipe
 from dvae.errors import UserError
 from dvae.memory import Sizes
 

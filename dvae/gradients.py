@@ -85,10 +85,10 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
         is_last = start + size >= len(batch.ids)
         with run.engine.accumulating(is_last):
             output = run.engine.model(images, noise)
-            terms = loss_terms(output, images, config.loss, run.scale)
-            judged = run.judges.terms(
-                output.reconstruction, images, terms.nll, micro, count, run.state.step
-            )
+            # Judges ask for gradients at it, and at its own output an engine would take them for the last.
+            made = output.reconstruction.view_as(images)
+            terms = loss_terms(output._replace(reconstruction=made), images, config.loss, run.scale)
+            judged = run.judges.terms(made, images, terms.nll, micro, count, run.state.step)
             losses = (terms.nll + beta * terms.kl_paid + judged.sum(1)) * weights
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
             mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from dvae.config import Config
-from dvae.engine import engine_asked_for
+from dvae.engine_checks import engine_asked_for
 from dvae.errors import ResourceError, is_out_of_memory, words_of
 from dvae.networks import build, has_batch_statistics
 

@@ -54,16 +54,29 @@ def preflight(config: Config, accelerator: Accelerator) -> Streams:
         _found(faults, lambda: check_shared_memory(here))
     if accelerator.is_main_process:  # which writes
         _found(faults, lambda: check_disk(config))
-    facts = _facts(config, streams)
+    agree(accelerator, faults, _facts(config, streams))
+    assert streams
+    return streams
+
+
+def agree(accelerator: Accelerator, faults: list[tuple[int, str]], facts: dict[str, Any]) -> None:
+    """Go on only where no process has a fault and all have the same facts; all processes call this.
+
+    Args:
+        accelerator: of the run.
+        faults: of this process: exit codes and messages.
+        facts: of this process, by the name that messages give them.
+
+    Raises:
+        UserError: on all processes; the first one's message has a line for each that is at fault.
+    """
     own = Seen(accelerator.process_index, os.uname().nodename, tuple(faults), facts)
     code, lines = compare(gather_object([own]))
     if lines:
-        told = "\n".join(lines) if own.process == 0 else "nothing was started: process 0 tells why"
+        told = "\n".join(lines) if own.process == 0 else "process 0 tells why nothing was trained"
         error = UserError(told)
         error.exit_code = code
         raise error
-    assert streams
-    return streams
 
 
 def compare(everyone: list[Seen]) -> tuple[int, list[str]]:

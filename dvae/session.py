@@ -14,7 +14,8 @@ from dvae.checkpoint import Checkpoints, State
 from dvae.config import Config
 from dvae.data.location import shown
 from dvae.ema import Ema
-from dvae.engine import Engine, check_engine, engine_asked_for, make_engine
+from dvae.engine import Engine, make_engine
+from dvae.engine_checks import check_engine, engine_asked_for
 from dvae.errors import UserError
 from dvae.files import remove_unfinished, write_bytes
 from dvae.find import load

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dvae.audit import audit_gradients, audit_terms
 from dvae.config import Config
 from dvae.errors import exit_code_of
 from dvae.files import locked
@@ -94,6 +95,8 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
         claim_folder(config, accelerator, may_resume)
         run = set_up(config, accelerator, streams, accept_new_data)
         stack.callback(run.saver.wait)
+        if config.train.audit:
+            audit_terms(run)
         loop(run, request)
         finish(run)
         if accelerator.num_processes > 1:
@@ -111,6 +114,7 @@ def loop(run: Run, request: StopRequest) -> None:
     rank, world_size = accelerator.process_index, accelerator.num_processes
     quiet = not accelerator.is_main_process
     every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
+    first = state.step
     with (
         run.streams.training(
             state.step - state.first_step, rank, world_size, state.first_epoch
@@ -127,6 +131,8 @@ def loop(run: Run, request: StopRequest) -> None:
             set_learning_rate(run.engine.optimizer, rate)
             beta = kl_weight(state.step, config.loss) * state.steering
             sums = find_gradients(run, batch, count, beta)
+            if config.train.audit and count and state.step == first:
+                audit_gradients(run)
             grad_norm = run.engine.clip() if count else 0.0
             totals = add_up(run, sums, grad_norm, request)
 

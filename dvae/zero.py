@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from deepspeed.runtime.utils import combine_grad_norm_groups
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from deepspeed.utils import (
+    safe_get_full_grad,
+    safe_get_full_optimizer_state,
+    safe_set_full_optimizer_state,
+)
 from deepspeed.utils.tensor_fragment import safe_set_local_optimizer_state
 from torch import Tensor, distributed
 
@@ -52,6 +56,14 @@ class Zero(Engine):
 
     def zero_grad(self) -> None:
         """`step` did it; where none was taken there was no gradient."""
+
+    def without_gradient(self) -> list[str]:
+        """As of `Engine`; all processes call this."""
+        return [name for name, p in self.learning() if safe_get_full_grad(p) is None]
+
+    def replicas(self) -> dict[str, Tensor | None]:
+        """Weights and buffers; gradients are cut."""
+        return {f"the weights of {name}": value for name, value in self.bare.state_dict().items()}
 
     def optimizer_tensors(self, keep: bool = True) -> Tensors:
         """Gather the state, a tensor at a time."""
@@ -108,6 +120,10 @@ class Zero3(Zero):
     def clip(self) -> float:
         """The global gradient's norm; `step` clips by it."""
         return float(combine_grad_norm_groups(self.zero._get_norm_groups()))
+
+    def replicas(self) -> dict[str, Tensor | None]:
+        """Buffers only: what is cut is nobody else's."""
+        return {f"the buffer {name}": value for name, value in self.bare.named_buffers()}
 
     def parts(self) -> Tensors:
         """The flat slices: live, not copies."""

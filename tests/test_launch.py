@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
-from dvae.engine import check_recipe
+from dvae.engine_checks import check_recipe
 from dvae.errors import UserError
 from dvae.recipe import load_config
 
@@ -128,7 +128,7 @@ def test_two_machines_train_one_network(recipe):
     ("override", "message"),
     [
         ("train.precision=fp16", "FSDP scales the loss by itself"),
-        ("adversarial.weight=0.1", "adversarial.weight=0.1 was never tried under FSDP"),
+        ("train.micro_batch_size=auto", "processes under FSDP exchange weights"),
     ],
 )
 def test_what_fsdp_can_not_do_is_refused_by_name(recipe, override, message):

@@ -8,7 +8,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from dvae.checkpoint import Checkpoints
-from dvae.engine import check_recipe
+from dvae.engine_checks import check_recipe
 from dvae.errors import UserError, exit_code_of, is_out_of_memory
 from dvae.out_of_memory import next_smaller
 from dvae.recipe import load_config
