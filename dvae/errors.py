@@ -44,6 +44,16 @@ class DiscriminatorWonError(UserError):
     exit_code = 5
 
 
+class PeerError(UserError):
+    """Another process or machine was lost, hangs, or is slow by far (exit code 7)."""
+
+    exit_code = 7
+
+    def __str__(self) -> str:
+        """The finding and the remedy."""
+        return f"{self.args[0]}: what was saved is whole; run the same command again to go on"
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # In what torch raises: of its allocators, C++, oneDNN, cuBLAS, cuDNN and Metal.
 SIGNS = re.compile(

@@ -84,6 +84,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
         weights = torch.from_numpy(micro.weights).to(device)
         is_last = start + size >= len(batch.ids)
         with run.engine.accumulating(is_last):
+            run.heartbeat.enter("in the forward pass", run.state.step, is_own=True)
             output = run.engine.model(images, noise)
             # Judges ask for gradients at it, and at its own output an engine would take them for the last.
             made = output.reconstruction.view_as(images)
@@ -92,6 +93,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
             losses = (terms.nll + beta * terms.kl_paid + judged.sum(1)) * weights
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
             mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
+            run.heartbeat.enter("in the backward pass and its all-reduce", run.state.step)
             run.engine.backward(mean, is_last)
         each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid, *judged.mT], dim=1)
         sums += (each.detach().to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)
