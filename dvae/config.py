@@ -135,6 +135,8 @@ class TrainConfig(Part):
     keep: Positive = Field(2, json_schema_extra=FREE)  # checkpoints, besides the best
     keep_every: Count = Field(0, json_schema_extra=FREE)  # those of every so many steps; 0: none
     async_save: bool = Field(True, json_schema_extra=FREE)  # train on while a checkpoint is written
+    peer_timeout: int = Field(300, ge=10, json_schema_extra=FREE)  # seconds to wait for a process
+    peer_slow: float = Field(5.0, ge=0, json_schema_extra=FREE)  # times the others' work; 0: any
 
     def micro_batch(self, world_size: int) -> int:
         """The pictures that a process begins to take through the network at a time."""

@@ -6,10 +6,11 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
 from dvae.data.batches import Batch
+from dvae.errors import is_out_of_memory, words_of
 from dvae.latents import keyed_normal
 from dvae.losses import loss_terms
 from dvae.networks import has_batch_statistics
-from dvae.out_of_memory import is_out_of_memory, next_smaller, short_of_memory, words_of
+from dvae.out_of_memory import next_smaller, short_of_memory
 from dvae.pictures import batch_images
 from dvae.session import Run, as_tensor, say
 
@@ -83,6 +84,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
         weights = torch.from_numpy(micro.weights).to(device)
         is_last = start + size >= len(batch.ids)
         with run.engine.accumulating(is_last):
+            run.heartbeat.enter("in the forward pass", run.state.step, is_own=True)
             output = run.engine.model(images, noise)
             # Judges ask for gradients at it, and at its own output an engine would take them for the last.
             made = output.reconstruction.view_as(images)
@@ -91,6 +93,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
             losses = (terms.nll + beta * terms.kl_paid + judged.sum(1)) * weights
             # DDP takes the mean over the processes; the loss is a sum over them, so it is undone.
             mean = losses.sum() * (accelerator.num_processes / (max(count, 1) * config.dims))
+            run.heartbeat.enter("in the backward pass and its all-reduce", run.state.step)
             run.engine.backward(mean, is_last)
         each = torch.stack([terms.error, terms.nll, terms.kl, terms.kl_paid, *judged.mT], dim=1)
         sums += (each.detach().to(sums.dtype) * weights[:, None].to(sums.dtype)).sum(0)

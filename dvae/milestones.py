@@ -33,6 +33,7 @@ def measure(run: Run) -> bool:
     config, state, accelerator = run.config, run.state, run.accelerator
     rank, world_size = accelerator.process_index, accelerator.num_processes
     with run.streams.evaluation(rank, world_size, run.micro_batch) as batches:
+        run.heartbeat.enter("evaluating", state.step - 1, shard=batches.waits_for)
         model = network_of(config.model, run.average())
         result = evaluate(
             model,
@@ -80,6 +81,7 @@ def save(run: Run) -> None:
     All processes call this: a weight may lie in parts on all of them.
     """
     accelerator, is_main = run.accelerator, run.accelerator.is_main_process
+    run.heartbeat.enter("saving", run.state.step - 1)
     if accelerator.scaler is not None:
         run.state.loss_scale = accelerator.scaler.state_dict()
     if not run.state.standing.won:
@@ -105,6 +107,7 @@ def save(run: Run) -> None:
 def finish(run: Run) -> None:
     """Save the last step if that isn't done yet, and wait until everything is on the disk."""
     is_main = run.accelerator.is_main_process
+    run.heartbeat.enter("finishing", run.state.step - 1)
     run.saver.wait()
     lacks = [
         float(is_main and run.state.step != run.checkpoints.last),

@@ -19,6 +19,7 @@ from dvae.engine_checks import check_engine, engine_asked_for
 from dvae.errors import UserError
 from dvae.files import remove_unfinished, write_bytes
 from dvae.find import load
+from dvae.heartbeat import Heartbeat
 from dvae.judges import Judges, make_judges
 from dvae.losses import current_scale
 from dvae.metrics import exact_dtype
@@ -32,8 +33,9 @@ from dvae.resume import restored, settle_data
 from dvae.saver import Saver
 from dvae.streams import Streams
 from dvae.tensors import Tensors, mismatches
+from dvae.world import join_again
 
-PEER_TIMEOUT = timedelta(minutes=10)  # a process that waits longer for the others ends
+TIMEOUT_MARGIN = 60  # seconds by which a collective's own timeout is later than the heartbeats'
 FIXED_PICTURES = 8  # of the reconstruction grid
 BAD_SAMPLES = "bad_samples.jsonl"  # in the run's folder: every sample that couldn't be read
 
@@ -52,6 +54,7 @@ class Run:
     monitor: Monitor
     state: State
     judges: Judges
+    heartbeat: Heartbeat
     fixed: Tensor  # (n, 3, S, S): the pictures of every reconstruction grid
     micro_batch: int  # pictures that a process takes through the network at a time
 
@@ -78,9 +81,12 @@ def start_accelerator(config: Config) -> Accelerator:
     """
     precision = config.train.precision
     mixed = precision if precision in ("bf16", "fp16") and not engine_asked_for() else "no"
+    timeout = config.train.peer_timeout + TIMEOUT_MARGIN
+    join_again(timeout)
     try:
         accelerator = Accelerator(
-            mixed_precision=mixed, kwargs_handlers=[InitProcessGroupKwargs(timeout=PEER_TIMEOUT)]
+            mixed_precision=mixed,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
         )
     except ValueError as error:
         raise UserError(f"train.precision={precision} can't be used here: {error}") from None
@@ -124,7 +130,11 @@ def claim_folder(config: Config, accelerator: Accelerator, may_resume: bool) -> 
 
 
 def set_up(
-    config: Config, accelerator: Accelerator, streams: Streams, accept_new_data: bool = False
+    config: Config,
+    accelerator: Accelerator,
+    streams: Streams,
+    heartbeat: Heartbeat,
+    accept_new_data: bool = False,
 ) -> Run:
     """Build everything, and restore it from the newest whole checkpoint if there is one."""
     torch.manual_seed(config.train.seed)
@@ -176,6 +186,7 @@ def set_up(
         monitor=monitor,
         state=state,
         judges=judges,
+        heartbeat=heartbeat,
         fixed=fixed,
         micro_batch=config.train.micro_batch(accelerator.num_processes),
     )

@@ -24,6 +24,7 @@ from dvae.errors import exit_code_of
 from dvae.files import locked
 from dvae.gradients import find_gradients
 from dvae.guard import check_game, count_good, is_odd, leave_out, note_good, what_is_wrong
+from dvae.heartbeat import Heartbeat
 from dvae.losses import kl_weight, steered
 from dvae.milestones import finish, measure, save
 from dvae.optim import learning_rate, set_learning_rate
@@ -38,7 +39,7 @@ from dvae.session import (
     set_up,
     start_accelerator,
 )
-from dvae.signals import StopRequest
+from dvae.signals import StopRequest, die_with_launcher
 
 SCALE_DECAY = 0.9  # of the running error behind the optimal scale
 
@@ -86,20 +87,27 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
     Raises:
         UserError: a recipe, shards, a run or a world that don't fit together.
     """
-    request = StopRequest()
+    die_with_launcher()
     accelerator = start_accelerator(config)
-    streams = preflight(config, accelerator)
-    with telling_memory(config, accelerator.num_processes), contextlib.ExitStack() as stack:
+    rank, world_size, limits = accelerator.process_index, accelerator.num_processes, config.train
+    with (
+        Heartbeat(rank, world_size, limits.peer_timeout, limits.peer_slow) as heartbeat,
+        telling_memory(config, world_size),
+        contextlib.ExitStack() as stack,
+    ):
+        streams = preflight(config, accelerator)
         if accelerator.is_main_process:
             stack.enter_context(locked(config.folder))
         claim_folder(config, accelerator, may_resume)
-        run = set_up(config, accelerator, streams, accept_new_data)
+        run = set_up(config, accelerator, streams, heartbeat, accept_new_data)
         stack.callback(run.saver.wait)
         if config.train.audit:
             audit_terms(run)
+        request = StopRequest()
         loop(run, request)
         finish(run)
-        if accelerator.num_processes > 1:
+        heartbeat.stop()
+        if world_size > 1:
             accelerator.end_training()
     if run.state.step < config.train.steps:
         say(run, f"stopped after step {run.state.step}; run the same command again to go on")
@@ -123,8 +131,10 @@ def loop(run: Run, request: StopRequest) -> None:
     ):
         while state.step < config.train.steps:
             started = time.monotonic()
+            run.heartbeat.enter("reading", state.step, is_own=True, shard=batches.waits_for)
             batch = next(batches)
             waited = time.monotonic() - started
+            run.heartbeat.enter("counting the pictures", state.step)
 
             count = count_good(run, batch)
             rate = learning_rate(state.step, config.optim, config.train.steps)

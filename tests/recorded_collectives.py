@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -19,7 +18,6 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import dvae.session
 import dvae.train
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -77,7 +75,6 @@ def put_faults() -> None:
     dvae.train.is_odd = faulty
     if os.environ.get("DVAE_BUG") == "save":
         dvae.train.save = lambda run: RANK == 0 and save(run)
-        dvae.session.PEER_TIMEOUT = timedelta(seconds=15)
     if os.environ.get("DVAE_BUG") == "drift" and RANK == 1:
         dvae.train.set_up, dvae.train.find_gradients = drifting(
             dvae.train.set_up, dvae.train.find_gradients

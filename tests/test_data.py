@@ -1,6 +1,9 @@
 """Reader and batches: the right pictures in the right slots, and every bad one named."""
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -59,6 +62,27 @@ def test_resuming_at_any_step_goes_on_with_the_same_batches(shards):
     whole = epoch(shards)
     for start in range(len(whole)):
         assert same(whole[start:], epoch(shards, 2, 2, steps=len(whole), start=start))
+
+
+def test_a_loader_tells_from_which_shard_the_batch_that_is_waited_for_is_being_read(shards):
+    class Hanging(Reader):
+        go_on = Event()
+
+        def picture(self, sample):
+            if sample == 40:
+                assert self.go_on.wait(60)
+            return super().picture(sample)
+
+    reader = Hanging(find_split(shards, "train"))
+    plan = evaluation_plan(48, 12, 0, 1)
+    with Loader(plan, Pictures(reader, 32), threads=2) as loader, ThreadPoolExecutor(1) as waiting:
+        last = waiting.submit(lambda: [next(loader) for _ in range(4)][-1])
+        while loader.waits_for() != reader.place(40).shard:  # first the batches before it
+            assert not last.done()
+            time.sleep(0.01)
+        reader.go_on.set()
+        assert last.result().ids.tolist() == list(range(36, 48))
+        assert loader.waits_for() == ""
 
 
 def test_crops_and_flips_differ_from_epoch_to_epoch(shards):

@@ -20,11 +20,14 @@ from .conftest import ROOT
 
 LAUNCH = ROOT / "launch"
 YAMLS = sorted(path for path in LAUNCH.glob("*.yaml") if path.name != "kubernetes.yaml")
-JOBS = [LAUNCH / "slurm.sbatch", LAUNCH / "multi_node.sh", LAUNCH / "kubernetes.yaml"]
+JOBS = [
+    LAUNCH / name for name in ("slurm.sbatch", "multi_node.sh", "elastic.sh", "kubernetes.yaml")
+]
 SCRIPTS = [
     *LAUNCH.glob("*.sh"),
     LAUNCH / "slurm.sbatch",
     ROOT / "tests" / "run.sh",
+    ROOT / "tests" / "hosts" / "install.sh",
     ROOT / ".ci" / "run",
 ]
 ENGINES = {"fsdp2": "FSDP", "multi": "MULTI_GPU", "cpu": "MULTI_GPU", "single": "NO"}

@@ -10,8 +10,9 @@ import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import get_ident
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +95,7 @@ class Pictures:
     random_place: bool = False
     seed: int = 0
     max_pixels: int = MAX_PIXELS
+    under_way: dict[int, int] = field(default_factory=dict)  # samples, by the thread that is at it
 
     def crops(self, ids: np.ndarray, epochs: np.ndarray) -> list[Crop]:
         """One crop a sample, (n,) ids and epochs; the centre, unless the place is drawn."""
@@ -113,12 +115,14 @@ class Pictures:
         """Fill (n, S, S, 3) uint8; a bad sample's slot becomes black and is named."""
         bad = []
         for slot, (sample, crop) in enumerate(zip(ids.tolist(), crops, strict=True)):
+            self.under_way[get_ident()] = sample
             try:
                 picture = self.reader.picture(sample)
                 decode(picture, images[slot], crop, self.max_pixels)
             except BadSample as error:
                 images[slot] = 0
                 bad.append(Bad(sample, self.reader.place(sample), str(error)))
+        self.under_way.pop(get_ident(), None)
         return bad
 
 
@@ -161,6 +165,7 @@ class Loader:
             threads or default_threads(), "decode", initializer=_one_thread_each
         )
         self._waiting: deque[tuple[Batch, list[Future[list[Bad]]]]] = deque()
+        self._due = np.empty(0, dtype=np.int64)  # the ids of the batch that was asked for last
 
     def __enter__(self) -> "Loader":
         return self
@@ -182,6 +187,7 @@ class Loader:
         if not self._waiting:
             raise StopIteration
         batch, tasks = self._waiting.popleft()
+        self._due = batch.ids
         bad = [entry for task in tasks for entry in task.result()]
         weights = batch.weights.copy()
         weights[np.isin(batch.ids, [entry.sample for entry in bad])] = 0
@@ -192,6 +198,11 @@ class Loader:
                 f"ones are not the {planned} planned: this is a fault of dvae's, please report it"
             )
         return replace(batch, weights=weights, bad=bad)
+
+    def waits_for(self) -> str:
+        """The shards that the batch asked for last is being read from, for a message."""
+        samples = [s for s in list(self._pictures.under_way.values()) if s in self._due]
+        return ", ".join(sorted({self._pictures.reader.shard(sample) for sample in samples}))
 
     def _start(self, plan: Plan) -> tuple[Batch, list[Future[list[Bad]]]]:
         size = self._pictures.image_size

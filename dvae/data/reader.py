@@ -121,8 +121,12 @@ class Reader:
             except StoreError:
                 header = b"?"
         key = header.split(b"\0")[0].decode("utf-8", "backslashreplace")
-        name = shard.name if len(self.splits) == 1 else f"{split.tars.shown}/{shard.name}"
-        return Place(name, key.rsplit("/", 1)[-1].split(".")[0], offset)
+        return Place(self.shard(sample), key.rsplit("/", 1)[-1].split(".")[0], offset)
+
+    def shard(self, sample: int) -> str:
+        """The name of a sample's shard; nothing is read."""
+        split, shard = self._catalog.shard(self._catalog.shard_of(sample))
+        return shard.name if len(self.splits) == 1 else f"{split.tars.shown}/{shard.name}"
 
     def runs(self, ids: np.ndarray) -> list[Span]:
         """(n,) ascending sample ids as runs of consecutive ones, cut where shards end."""
