@@ -132,7 +132,7 @@ ROWS = (
         "straggler",
         "a timeout without a name",
         "process, host, phase and shard named within the timeout, 30 trials",
-        (),
+        ("test_heartbeat.py", "test_verdict.py"),
     ),
     Row(
         "preemption",
