@@ -188,7 +188,7 @@ class Heartbeat:
                 self._end(self._found[VERDICT])
             elif FAREWELL in self._found and waited > LOOK:
                 self._end(self._found[FAREWELL])
-            elif waited > limit:
+            elif waited > limit and not (phase.is_own and self._can_hear()):  # others judge it
                 self._end(self._agreed(VERDICT, self._culprit()))
             elif slow := self._pace.verdict(self._beats, now):
                 self._end(self._agreed(VERDICT, slow))
@@ -208,7 +208,10 @@ class Heartbeat:
     def _culprit(self) -> str:
         now = time.monotonic()
         silent = {rank: now - heard for rank, heard in self._heard.items()}
-        return culprit(self._beats, silent, now - self._answered < SILENCE)
+        return culprit(self._beats, silent, self._can_hear())
+
+    def _can_hear(self) -> bool:
+        return time.monotonic() - self._answered < SILENCE
 
     def _agreed(self, key: str, text: str) -> str:
         """What all processes say: what was found first, or this where it can't be kept."""
