@@ -1,6 +1,7 @@
 """What ends a command without a traceback, and the exit code that it ends with."""
 
 import errno
+import re
 import sys
 from collections.abc import Callable
 
@@ -54,6 +55,12 @@ class PeerError(UserError):
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# In what torch raises: of its allocators, C++, oneDNN, cuBLAS, cuDNN and Metal.
+SIGNS = re.compile(
+    r"can't allocate memory|std::bad_alloc|ALLOC_FAILED|out of memory"
+    r"|could not create a memory|could not (create|execute) a primitive(?! descriptor)"
+)
+LONGEST = 160  # characters of the library's own words
 
 
 def exit_code_of(command: Callable[[], int | None]) -> int:
@@ -71,6 +78,24 @@ def exit_code_of(command: Callable[[], int | None]) -> int:
         remedy = ": make room, and run the same command again" if is_full else ""
         sys.stderr.write(f"error: {shown(place)}{error.strerror}{remedy}\n")
         return ResourceError.exit_code if is_full else UserError.exit_code
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        remedy = "ask for fewer or smaller pictures, or take a machine with more"
+        sys.stderr.write(f"error: out of memory ({words_of(error)}): {remedy}\n")
+        return ResourceError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's or the host's memory doesn't suffice."""
+    if isinstance(error, RuntimeError):  # as torch's own OutOfMemoryError is
+        return SIGNS.search(str(error)) is not None
+    return isinstance(error, MemoryError)
+
+
+def words_of(error: BaseException) -> str:
+    """The first line of what an error says, or its name."""
+    return str(error).partition("\n")[0][:LONGEST] or type(error).__name__

@@ -6,10 +6,11 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
 from dvae.data.batches import Batch
+from dvae.errors import is_out_of_memory, words_of
 from dvae.latents import keyed_normal
 from dvae.losses import loss_terms
 from dvae.networks import has_batch_statistics
-from dvae.out_of_memory import is_out_of_memory, next_smaller, short_of_memory, words_of
+from dvae.out_of_memory import next_smaller, short_of_memory
 from dvae.pictures import batch_images
 from dvae.session import Run, as_tensor, say
 

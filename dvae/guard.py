@@ -82,7 +82,8 @@ def collapse_of(scale: float) -> str:
 def note_good(state: State, loss: float, grad_norm: float) -> None:
     """Remember a good step: later ones are measured by its like."""
     state.losses = [*state.losses, loss][-USUAL:]
-    state.norms = [*state.norms, grad_norm][-USUAL:]
+    if math.isfinite(grad_norm):  # it isn't where fp16's scaler left the step out
+        state.norms = [*state.norms, grad_norm][-USUAL:]
 
 
 def leave_out(run: Run, batch: Batch, count: float, reason: str) -> None:

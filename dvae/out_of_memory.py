@@ -1,29 +1,14 @@
-"""Out of memory: how it is told from other errors, and what to do about it."""
+"""Out of memory while training: what to do about it."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 
 import torch
 
 from dvae.config import Config
 from dvae.engine_checks import engine_asked_for
-from dvae.errors import ResourceError
+from dvae.errors import ResourceError, is_out_of_memory, words_of
 from dvae.networks import build, has_batch_statistics
-
-# What torch raises as a plain RuntimeError: by its CPU allocator, C++, oneDNN, cuBLAS, cuDNN and Metal.
-SIGNS = re.compile(
-    r"can't allocate memory|std::bad_alloc|ALLOC_FAILED|out of memory"
-    r"|could not create a memory|could not (create|execute) a primitive(?! descriptor)"
-)
-LONGEST = 160  # characters of the library's own words
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's or the host's memory doesn't suffice."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and SIGNS.search(str(error)) is not None
 
 
 @contextlib.contextmanager
@@ -58,11 +43,6 @@ def short_of_memory(config: Config, world_size: int, words: str, size: int = 0) 
         f"train.global_batch_size={train.global_batch_size}, processes: {world_size}): "
         f"{_remedy(config, size)}; what was saved before is whole"
     )
-
-
-def words_of(error: BaseException) -> str:
-    """The first line of what an error says, or its name."""
-    return str(error).partition("\n")[0][:LONGEST] or type(error).__name__
 
 
 def next_smaller(size: int, share: int) -> int:

@@ -129,13 +129,14 @@ def test_the_batches_hold_different_pictures_flips_and_noise(uninterrupted):
     ids=["grows and shrinks", "one step at a time", "at an epoch's edge"],
 )
 def test_changing_processes_threads_and_micro_batches_changes_nothing(
-    trained_on, uninterrupted, changes
+    trained_on, uninterrupted, changes, record_property
 ):
     ends = [change[0] for change in changes[1:]] + [len(uninterrupted)]
     pieced: list[Given] = []
     for (start, world_size, threads, micro), stop in zip(changes, ends, strict=True):
         pieced += run(trained_on, start, stop, world_size, threads, micro)
     assert all(same(a, b) for a, b in zip(pieced, uninterrupted, strict=True))
+    record_property("changes of processes, threads and micro-batches", len(changes) - 1)
 
 
 def restore_at(trained_on, uninterrupted, steps, threads, world_sizes):
@@ -156,9 +157,11 @@ def test_a_run_restored_at_some_steps_goes_on_with_the_same_batch(
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_a_run_restored_at_every_step_goes_on_with_the_same_batch(
-    trained_on, uninterrupted, threads
+    trained_on, uninterrupted, threads, record_property
 ):
-    restore_at(trained_on, uninterrupted, range(len(uninterrupted)), threads, [1, 2, 3, 4, 6])
+    worlds = [1, 2, 3, 4, 6]
+    restore_at(trained_on, uninterrupted, range(len(uninterrupted)), threads, worlds)
+    record_property("restored states", len(uninterrupted) * len(worlds))
 
 
 def test_an_epoch_delivers_every_picture_once_but_for_less_than_a_batch(trained_on, uninterrupted):

@@ -104,9 +104,10 @@ def test_every_sample_comes_right_or_is_named_whatever_the_server_does(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_twenty_seeds_of_every_fault(folder, truth, fault, capfd, caplog):
+def test_twenty_seeds_of_every_fault(folder, truth, fault, capfd, caplog, record_property):
     for seed in range(20):
         survives(folder, truth, fault, seed)
+    record_property("faults x seeds", 20)
     told = "".join(capfd.readouterr()) + caplog.text
     assert not any(secret in told for secret in SECRETS)
 

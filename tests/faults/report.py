@@ -29,6 +29,15 @@ LONG = {
     "DVAE_TEST_BUDGETS": "50",
 }
 
+CHAOS = "faults/test_chaos.py::test_a_run_that_is_killed_again_and_again_loses_nothing"
+ELASTIC = "test_elastic.py::test_changing_processes_threads_and_micro_batches_changes_nothing"
+HTTP = "test_http.py::test_twenty_seeds_of_every_fault"
+LOSSES = (
+    "faults/test_hostile_runs.py::"
+    "test_every_loss_of_a_run_is_named_and_read_and_bad_make_up_the_plan"
+)
+SIGNALS = "test_train.py::test_a_signal_saves_the_finished_step_and_the_run_goes_on_from_it"
+
 
 class Row(NamedTuple):
     """A row of the catalogue's table: what others test, what is aimed at, and what shows it here."""
@@ -36,7 +45,7 @@ class Row(NamedTuple):
     claim: str
     theirs: str
     goal: str
-    tests: tuple[str, ...]  # the beginnings of their names, from tests/ on; none: there is no test
+    tests: tuple[str, ...]  # files, tests or cases, from tests/ on; none: there is no test
 
 
 ROWS = (
@@ -44,35 +53,35 @@ ROWS = (
         "SIGKILL resume",
         "no real kill in 11 suites",
         "200 kills of 2 processes (20 in CI): nothing lost or repeated, SHA-256 equal",
-        ("faults/test_chaos.py::test_a_run_that_is_killed_again_and_again_loses_nothing[two",),
+        (f"{CHAOS}[two]",),
     ),
     Row(
         "save killed",
         "18 unit tests; stock accelerate loses all 12 of 12",
         "200 kills inside saves, K = 1 too: 200 loadable",
-        ("faults/test_chaos.py::test_a_run_that_is_killed_again_and_again_loses_nothing",),
+        (CHAOS,),
     ),
     Row(
         "restore points in data",
         "every step of small sets; one cut",
         "every step of 400 samples or more, 4 counts of threads, 4 of processes",
         (
-            "test_elastic.py::test_a_run_restored_at_every_step",
-            "test_elastic.py::test_a_run_restored_at_some_steps",
+            "test_elastic.py::test_a_run_restored_at_every_step_goes_on_with_the_same_batch",
+            "test_elastic.py::test_a_run_restored_at_some_steps_goes_on_with_the_same_batch",
         ),
     ),
     Row(
         "elastic",
         "5 layouts of one product",
         "20 pairs of layouts, the same global order",
-        ("test_elastic.py::test_changing_processes",),
+        (ELASTIC,),
     ),
     Row(
         "bit-exact",
         "6 points in 2 worlds",
         "all 200 kill points, CPU and GPU, tolerance 0",
         (
-            "faults/test_chaos.py::test_a_run_that_is_killed_again_and_again_loses_nothing",
+            CHAOS,
             "test_gpu.py",
         ),
     ),
@@ -80,11 +89,7 @@ ROWS = (
         "fuzzed shards",
         "one truncation",
         "10,000 (2,000 in CI): no crash, hang or partial sample, all damage found",
-        (
-            "faults/test_fuzz.py",
-            "faults/test_shards.py::test_300",
-            "faults/test_shards.py::test_400",
-        ),
+        ("faults/test_fuzz.py", "faults/test_shards.py"),
     ),
     Row(
         "fuzzed checkpoints",
@@ -92,7 +97,7 @@ ROWS = (
         "500 flips and 200 cuts found, 10 pickles not run",
         (
             "faults/test_fuzz_checkpoints.py",
-            "faults/test_strange_runs.py::test_a_run_of_a_stranger",
+            "faults/test_strange_runs.py::test_a_run_of_a_stranger_s_runs_nothing",
         ),
     ),
     Row(
@@ -105,7 +110,7 @@ ROWS = (
         "HTTP faults",
         "no server that fails",
         "13 faults x 20 seeds: exact totals",
-        ("test_http.py::test_twenty_seeds", "test_http.py::test_every_sample_comes_right"),
+        (HTTP,),
     ),
     Row(
         "quarantine accounting",
@@ -114,7 +119,7 @@ ROWS = (
         (
             "faults/test_shards.py",
             "faults/test_lost_shards.py",
-            "faults/test_hostile_runs.py::test_every_loss_of_a_run",
+            LOSSES,
         ),
     ),
     Row(
@@ -127,13 +132,13 @@ ROWS = (
         "straggler",
         "a timeout without a name",
         "process, host, phase and shard named within the timeout, 30 trials",
-        (),
+        ("test_heartbeat.py", "test_verdict.py"),
     ),
     Row(
         "preemption",
         "30 s of grace, no save",
         "100 SIGTERMs: saved at the last finished step, none lost",
-        ("test_train.py::test_a_signal_saves",),
+        (SIGNALS,),
     ),
     Row(
         "packing",
@@ -163,6 +168,7 @@ class Case(NamedTuple):
     end: str  # passed, failed or skipped
     seconds: float
     figures: dict[str, int]
+    attempt: int = 1
 
 
 def main() -> int:
@@ -170,30 +176,36 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--long", action="store_true", help="the figures that are aimed at; hours")
     given = parser.parse_args()
-    tests = sorted({test.partition("::")[0] for row in ROWS for test in row.tests if test})
-    names = [test for row in ROWS for test in row.tests if test]
-    load, began, before = os.getloadavg()[0], time.monotonic(), _processor_seconds()
-    cases = run([ROOT / "tests" / test for test in tests], names, LONG if given.long else {})
+    tests = sorted({test.partition("[")[0] for row in ROWS for test in row.tests if test})
+    place = f"at {_commit()}, on {machine()}, with a load of {os.getloadavg()[0]:.0f} when it began"
+    began, before = time.monotonic(), _processor_seconds()
+    environment = LONG if given.long else {}
+    cases = tried_again(run([f"tests/{test}" for test in tests], environment), environment)
     took = (
         f"{time.monotonic() - began:.0f} s, {_processor_seconds() - before:.0f} s of processor time"
     )
     tier = "long" if given.long else "short"
-    REPORT.write_text(page(cases, f"the {tier} tier", took, load))
+    REPORT.write_text(page(cases, f"the {tier} tier", place, took))
     return int(any(case.end == "failed" for case in cases))
 
 
-def run(paths: list[Path], names: list[str], environment: dict[str, str]) -> list[Case]:
-    """Run those tests of some files whose names begin as one of `names`, and read what they recorded."""
+def run(tests: list[str], environment: dict[str, str]) -> list[Case]:
+    """Run tests and read what they recorded."""
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.faults.report_selection"]
-        subprocess.run(
-            [*command, f"--junitxml={junit}", *map(str, paths)],
-            cwd=ROOT,
-            env={**os.environ, **environment, "DVAE_TEST_ONLY": "\n".join(names)},
-            check=False,
-        )
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={junit}", *tests]
+        command += ["-o", "junit_family=xunit1"]  # which has room for figures
+        subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False)
         return [_case(found) for found in ElementTree.parse(junit).iter("testcase")]
+
+
+def tried_again(cases: list[Case], environment: dict[str, str]) -> list[Case]:
+    """The same, where tests that failed had a second attempt: limits of time run out on a busy machine."""
+    failed = [f"tests/{case.name}" for case in cases if case.end == "failed"]
+    again = {
+        case.name: case._replace(attempt=2) for case in (run(failed, environment) if failed else ())
+    }
+    return [again.get(case.name, case) for case in cases]
 
 
 def _case(found: ElementTree.Element) -> Case:
@@ -220,12 +232,14 @@ def ours(row: Row, cases: list[Case]) -> str:
     told = [f"{value:,} {name}" for name, value in figures.items()]
     told.append(f"{ends.count('passed'):,} of {len(ends):,} tests passed")
     told += [f"**FAILED: {case.name}**" for case in mine if case.end == "failed"]
+    if late := sum(case.attempt > 1 for case in mine if case.end == "passed"):
+        told.append(f"{late} of them at the second attempt")
     if skipped := ends.count("skipped"):
         told.append(f"{skipped} skipped")
     return "; ".join(told)
 
 
-def page(cases: list[Case], tier: str, took: str, load: float) -> str:
+def page(cases: list[Case], tier: str, place: str, took: str) -> str:
     """REPORT.md."""
     lines = [
         f"| {row.claim} | {row.theirs} | {row.goal} | "
@@ -236,10 +250,9 @@ def page(cases: list[Case], tier: str, took: str, load: float) -> str:
         [
             "# What was measured",
             "",
-            f"By `python tests/faults/report.py`, {tier}, {datetime.now(UTC):%d %B %Y}, at {_commit()}, "
-            f"on {machine()}, with a load of {load:.0f} by others when it began. The figures of our "
-            "column were recorded by the tests of this run, and all they name was found, refused or "
-            "survived as the goal asks, or the row says FAILED.",
+            f"By `python tests/faults/report.py`, {tier}, {datetime.now(UTC):%d %B %Y}, {place}. "
+            "The figures of our column were recorded by the tests of this run; what they count was "
+            "found, refused or survived, or the row says FAILED.",
             "",
             "| claim | others' own tests | goal | ours |",
             "| --- | --- | --- | --- |",

@@ -49,9 +49,10 @@ def run(code, *arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_a_checkpoint_that_does_not_fit_leaves_the_last_one_whole(tmp_path):
+def test_a_checkpoint_that_does_not_fit_leaves_the_last_one_whole(tmp_path, record_property):
     done = run(_SAVING, tmp_path, BUDGETS)
     assert done.stdout == f"{BUDGETS} budgets\n", done.stderr
+    record_property("budgets of a checkpoint", BUDGETS)
 
 
 _LOGGING = """
@@ -81,7 +82,7 @@ def logged(folder):
     return [(e.step, e.value) for e in seen.Scalars("loss")]
 
 
-def test_what_tensorboard_shows_is_whole_again_when_there_is_room(tmp_path):
+def test_what_tensorboard_shows_is_whole_again_when_there_is_room(tmp_path, record_property):
     done = run(_LOGGING, tmp_path, BUDGETS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("cannot be written (File too large)") == BUDGETS  # once each
@@ -89,6 +90,7 @@ def test_what_tensorboard_shows_is_whole_again_when_there_is_room(tmp_path):
     for number in range(BUDGETS):
         whole = [(step, float(step)) for step in range(100)]
         assert logged(tmp_path / str(number) / "tensorboard") == whole
+    record_property("of TensorBoard's file", BUDGETS)
 
 
 def test_a_removed_tensorboard_folder_is_made_again(tmp_path):

@@ -11,7 +11,7 @@ FLIPS = int(os.environ.get("DVAE_TEST_FLIPS", "500"))
 CUTS = int(os.environ.get("DVAE_TEST_CUTS", "200"))
 
 
-def test_flips_and_cuts_are_all_found_and_the_one_before_is_taken(tmp_path):
+def test_flips_and_cuts_are_all_found_and_the_one_before_is_taken(tmp_path, record_property):
     checkpoints, parts = Checkpoints(tmp_path, keep=2), files_of(*trained_parts(1))
     older = checkpoints.save(State(step=1), parts)
     newer = checkpoints.save(State(step=2), parts)
@@ -33,4 +33,6 @@ def test_flips_and_cuts_are_all_found_and_the_one_before_is_taken(tmp_path):
         assert passed[0].startswith("checkpoint step-00000002 is damaged: ")
         (newer / name).write_bytes(whole[name])
     assert checkpoints.newest() == (newer, [])
+    record_property("flips found", FLIPS)
+    record_property("cuts found", CUTS)
     shutil.rmtree(older)

@@ -84,7 +84,7 @@ def mutated(text, case):
         return kind.__name__, repr(tree).encode()  # no TOML at all
 
 
-def test_damaged_recipes_are_one_message_each(recipe):
+def test_damaged_recipes_are_one_message_each(recipe, record_property):
     text = recipe.read_text()
     codes = Counter()
     for case in range(CASES):
@@ -101,4 +101,6 @@ def test_damaged_recipes_are_one_message_each(recipe):
             assert told.count("\n") == 1, f"case {case}: {told}"
             assert len(told) < 3000, f"case {case}: {len(told)} letters"
     refused = sum(times for (_, code), times in codes.items() if code == 2)
+    record_property("damaged recipes", CASES)
+    record_property("of them refused in one message", refused)
     assert refused >= 0.7 * CASES  # some changes are allowed: another seed, another name

@@ -129,3 +129,38 @@ def test_pictures_of_one_colour_do_not_break_a_run(recipe, train, tmp_path, scal
     options = [f"data.train={black}", f"data.val={black}", f"loss.scale={scale}", "train.steps=12"]
     assert train(recipe, *options, "eval.every=6") == 0
     check_finite(recipe.parent / "runs" / "tiny")
+
+
+# What Accelerate does for fp16 on a GPU, with torch's own scaler of the CPU; each gradient overflows.
+_OVERFLOWING = """
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+import dvae.gradients as module
+scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-8)
+run.accelerator.scaler = scaler
+run.engine.optimizer = AcceleratedOptimizer(run.engine.plain_optimizer, scaler=scaler)
+run.accelerator.native_amp, run.accelerator.state._mixed_precision = True, "fp16"
+honest = module.loss_terms
+def overflowing(*arguments):
+    terms = honest(*arguments)
+    terms.nll.register_hook(lambda slope: slope * float("inf"))
+    return terms
+module.loss_terms = overflowing
+"""
+
+
+@pytest.mark.slow
+def test_a_loss_scale_that_collapses_under_way_is_named_and_moves_no_weight(recipe, tmp_path):
+    options = [*OVERRIDES, "train.save_every=1", "train.steps=9"]
+    done = train_apart(tmp_path / "1", recipe, *options, at_step={0: _OVERFLOWING})
+    assert done.codes == [5], done.err
+    # 2^-8 is halved at steps 1 to 3, and found to be below 2^-10 at the fourth.
+    assert "step 4 (epoch 1): the loss scale of fp16 has collapsed to 0.000488" in done.err
+    assert "take train.precision=bf16" in done.err
+    checkpoints = recipe.parent / "runs" / "tiny" / "checkpoints"
+    first, last = (
+        load_file(checkpoints / f"step-0000000{step}" / "model.safetensors") for step in (2, 3)
+    )
+    assert all(torch.equal(first[name], tensor) for name, tensor in last.items())
+    assert json.loads((checkpoints / "step-00000003" / "state.json").read_text())["norms"] == []
+    check_finite(recipe.parent / "runs" / "tiny")

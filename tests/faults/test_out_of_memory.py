@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from dvae.checkpoint import Checkpoints
 from dvae.engine_checks import check_recipe
-from dvae.errors import UserError
-from dvae.out_of_memory import is_out_of_memory, next_smaller
+from dvae.errors import UserError, exit_code_of, is_out_of_memory
+from dvae.out_of_memory import next_smaller
 from dvae.recipe import load_config
 from tests.conftest import give_network
 from tests.faults.worlds import train_apart
@@ -112,10 +112,12 @@ def test_a_part_is_at_most_half_and_divides_the_share():
     assert next_smaller(7, 7) == 1
 
 
-def test_an_allocation_that_fails_is_told_from_other_errors():
-    with pytest.raises(RuntimeError) as failed:
-        torch.empty(1 << 50, dtype=torch.uint8)
-    assert is_out_of_memory(failed.value)
+def test_an_allocation_that_fails_is_told_from_other_errors(capsys):
+    assert exit_code_of(lambda: torch.empty(1 << 50, dtype=torch.uint8)) == 6  # of any command
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory (")
+    with pytest.raises(RuntimeError, match="Boolean value"):
+        exit_code_of(lambda: bool(torch.zeros(2)))
     assert is_out_of_memory(MemoryError())
-    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to …"))
     assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a pool"))

@@ -66,7 +66,9 @@ def points():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", points())
-def test_a_run_killed_at_any_point_goes_on_to_the_undisturbed_bytes(point, source, whole, tmp_path):
+def test_a_run_killed_at_any_point_goes_on_to_the_undisturbed_bytes(
+    point, source, whole, tmp_path, record_property
+):
     out = tmp_path / "out"
     killed = run(source, out, DVAE_FAILPOINT=point)
     assert killed.returncode in (-signal.SIGKILL, 0), killed.stderr
@@ -76,10 +78,12 @@ def test_a_run_killed_at_any_point_goes_on_to_the_undisturbed_bytes(point, sourc
     assert again.returncode in (-signal.SIGKILL, 0), again.stderr
     assert main([str(source), str(out), *FLAGS]) == 0
     assert tree(out) == whole
+    deaths = [killed.returncode, again.returncode].count(-signal.SIGKILL)
+    record_property("SIGKILLs at chosen points", deaths)
 
 
 @pytest.mark.slow
-def test_no_reader_sees_a_half_file_through_random_kills(source, whole, tmp_path):
+def test_no_reader_sees_a_half_file_through_random_kills(source, whole, tmp_path, record_property):
     out, seen, wrong, is_over = tmp_path / "out", set(), [], threading.Event()
 
     def poll():
@@ -113,6 +117,7 @@ def test_no_reader_sees_a_half_file_through_random_kills(source, whole, tmp_path
         poller.join()
     assert not wrong
     assert seen
+    record_property("random SIGKILLs", kills)
 
 
 def test_finished_shards_are_kept_and_not_written_again(source, whole, tmp_path, capsys):

@@ -58,13 +58,14 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.parametrize("budget", random.Random(0).sample(range(200, 6000), BUDGETS))
 def test_a_file_that_may_not_grow_halts_the_run_and_nothing_is_lost(
-    budget, source, whole, tmp_path
+    budget, source, whole, tmp_path, record_property
 ):
     out = tmp_path / "out"
     command = [sys.executable, "-c", _LIMITED, str(budget), str(source), str(out), *FLAGS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "File too large" in done.stderr
     check_halted(done, out, source, whole)
+    record_property("of a shard", 1)
 
 
 def in_a_mount(script, *arguments, seconds=60, **environment):

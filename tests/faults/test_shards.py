@@ -87,7 +87,7 @@ def test_a_cut_tar_without_an_index_is_refused_unless_nothing_is_lost(folder, si
         assert read_all(reindexed(folder)).delivered == WHOLE
 
 
-def test_300_random_cuts_are_all_found_with_and_without_an_index(tmp_path):
+def test_300_random_cuts_are_all_found_with_and_without_an_index(tmp_path, record_property):
     folder = make_shards(tmp_path / "shards", shards=1)
     draw = random.Random(0)
     data = (folder / "train-000000.tar").read_bytes()
@@ -97,9 +97,10 @@ def test_300_random_cuts_are_all_found_with_and_without_an_index(tmp_path):
         with pytest.raises(DataError, match="copy them again"):
             Reader(split)
         assert index([str(folder)]) == 2
+    record_property("cuts found", 300)
 
 
-def test_400_flips_in_headers_cost_the_sample_of_the_header_alone(folder):
+def test_400_flips_in_headers_cost_the_sample_of_the_header_alone(folder, record_property):
     draw = random.Random(1)
     reader = Reader(find_split(folder, "train"))
     for _ in range(400):
@@ -112,6 +113,7 @@ def test_400_flips_in_headers_cost_the_sample_of_the_header_alone(folder):
         assert bad == ({} if of_json else {sample: "its header in the tar is damaged"})
         assert reader.about(sample) == ({} if of_json else {"label": f"dog {sample}"})
         flip(path, place + where[0], where[1])
+    record_property("flips in headers found", 400)
 
 
 def read_bad(reader, samples):
@@ -125,7 +127,7 @@ def read_bad(reader, samples):
     return bad
 
 
-def test_400_flips_in_pictures_are_all_found(folder):
+def test_400_flips_in_pictures_are_all_found(folder, record_property):
     draw = random.Random(2)
     reader = Reader(find_split(folder, "train"))
     for _ in range(400):
@@ -137,6 +139,7 @@ def test_400_flips_in_pictures_are_all_found(folder):
         assert list(bad) == [sample]
         assert "CRC-32 differs" in bad[sample]
         flip(folder / place.shard, where, bit)
+    record_property("flips in pictures found", 400)
 
 
 def test_a_zero_length_shard_is_named(folder, capsys):
