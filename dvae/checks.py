@@ -71,7 +71,7 @@ def check_disk(config: Config) -> None:
         raise ResourceError(
             f"{config.folder} has {free / 1e6:.0f} MB free, and the {kept} checkpoints that the recipe "
             f"keeps, one more being written and the weights take {needed / 1e6:.0f}: make room, choose "
-            "another run.dir, or lower train.keep"
+            "another run.dir, or lower train.keep (or raise train.keep_every)"
         )
 
 

@@ -7,6 +7,7 @@ from accelerate.utils import DistributedType
 
 from dvae.config import Config
 from dvae.errors import UserError
+from dvae.model_config import AutoencoderConfig, DogVAEConfig
 
 
 def engine_asked_for() -> DistributedType | None:
@@ -59,6 +60,11 @@ def check_recipe(engine: DistributedType | None, config: Config) -> None:
         raise UserError(
             f"train.guard={config.train.guard} can't be used under DeepSpeed, which keeps a gradient that was left "
             "out: take train.guard=stop, or launch/fsdp2.yaml"
+        )
+    if isinstance(config.model, DogVAEConfig | AutoencoderConfig):
+        raise UserError(
+            f"model.name={config.model.name} can't be used: its statistics over all processes were never "
+            f"tried under {engine.value}: take launch/multi_gpu.yaml, or model.name=resvae"
         )
     if config.train.micro_batch_size == "auto":
         raise UserError(

@@ -77,7 +77,7 @@ def forward_and_backward(run: Run, batch: Batch, count: float, beta: float) -> T
         return sums
     if has_batch_statistics(run.bare):  # which bad pictures would spoil
         batch = batch.part(np.flatnonzero(batch.weights))
-    for start in range(0, len(batch.ids), size):
+    for start in range(0, max(1, len(batch.ids)), size):  # with none, too, where others wait for it
         micro = batch.part(slice(start, start + size))
         images = batch_images(micro, device, dtype, config.train.channels_last)
         noise = keyed_normal(micro.ids, run.bare.latent_shape, seed, micro.epochs, like=images)

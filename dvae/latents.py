@@ -40,7 +40,7 @@ def keyed_normal(
     radius = torch.sqrt(-2 * torch.log(unit[:, :pairs]))
     angle = 2 * torch.pi * unit[:, pairs:]
     noise = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)[:, :size]
-    noise = noise.reshape(-1, *shape)
+    noise = noise.reshape(len(ids), *shape)
     return noise if like is None else noise.to(like.dtype).to(like.device)
 
 

@@ -43,11 +43,10 @@ def check_statistics(config: Config, model: nn.Module, world_size: int) -> None:
         UserError: naming the network.
     """
     train = config.train
-    splits = train.micro_batch_size == "auto" or train.micro_batch(1) < train.global_batch_size
-    splits = splits or world_size > 1
+    splits = train.micro_batch_size == "auto"
+    splits = splits or train.micro_batch(world_size) * world_size < train.global_batch_size
     if splits and has_batch_statistics(model):
         raise UserError(
-            f"model.name={config.model.name} normalises by the statistics of its batch, which a "
-            "split batch doesn't have: train it with one process and train.micro_batch_size=0, "
-            "or take model.name=resvae"
+            f"model.name={config.model.name} normalises by the statistics of its batch, which "
+            "micro-batches never hold at once: set train.micro_batch_size=0, or take model.name=resvae"
         )

@@ -31,6 +31,7 @@ from dvae.pictures import to_network
 from dvae.recipe import differences, parse_config, read_toml, to_toml
 from dvae.resume import restored, settle_data
 from dvae.saver import Saver
+from dvae.statistics import share_statistics
 from dvae.streams import Streams
 from dvae.tensors import Tensors, mismatches
 from dvae.world import join_again
@@ -140,6 +141,8 @@ def set_up(
     torch.manual_seed(config.train.seed)
     bare = build(config.model)
     check_statistics(config, bare, accelerator.num_processes)
+    if accelerator.num_processes > 1:
+        share_statistics(bare)
     if config.train.precision == "fp64":
         bare.double()
     flat = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)

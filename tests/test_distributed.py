@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .conftest import ROOT, give_network
+from .conftest import ROOT
 
 STEPS = 50
 SPLITS = {"1x16": (1, 0), "2x8": (2, 0), "2x4x2": (2, 4)}
@@ -144,10 +144,3 @@ def test_strangers_that_think_they_are_alone_are_refused(recipe, tmp_path):
     )
     assert done.returncode != 0
     assert "2 processes were launched and each sees 1" in done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_a_network_with_batch_statistics_is_refused_on_two_processes(recipe, tmp_path):
-    give_network(recipe, "dogvae")
-    done = launch(recipe, 2, record=tmp_path, expect=1)
-    assert "normalises by the statistics of its batch" in done.stdout + done.stderr

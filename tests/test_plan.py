@@ -97,9 +97,11 @@ def test_what_the_run_would_refuse_the_plan_refuses(recipe, arguments, message, 
 
 def test_a_network_with_batch_statistics_is_refused_as_in_training(recipe, capsys):
     give_network(recipe, "dogvae")
-    assert main([str(recipe), "--world-size", "2"]) == 2
+    assert main([str(recipe), "train.micro_batch_size=4"]) == 2
     assert "normalises by the statistics of its batch" in capsys.readouterr().err
-    assert main([str(recipe)]) == 0
+    assert main([str(recipe), "--world-size", "2"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("its statistics over all processes were never tried") == 4
 
 
 @pytest.mark.parametrize(
