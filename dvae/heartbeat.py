@@ -62,7 +62,7 @@ class Heartbeat:
         self._answered = 0.0  # when the store last did
         self._said: dict[str, str] = {}  # what is to be kept in the store, by key
         self._found: dict[str, str] = {}  # what is kept there
-        self._is_looking = False  # at all beats
+        self._is_looking = self._is_broken = False  # at all beats; a collective
         self._known, self._wake, self._stopped = Event(), Event(), Event()
         self._threads: list[Thread] = []
         self._store: distributed.Store
@@ -91,13 +91,14 @@ class Heartbeat:
         """
         if len(self._ranks) == 1:
             return self
-        self._store = shared_store("heartbeat", self._timeout)
+        patience = max(self._timeout, STARTING)
+        self._store = shared_store("heartbeat", patience)
         self._beat()
         for rank in self._ranks:
             try:
                 self._store.wait([str(rank)])
             except distributed.DistError:
-                raise PeerError(f"rank {rank} did not come within {self._timeout:g} s") from None
+                raise PeerError(f"rank {rank} did not come within {patience:g} s") from None
         self._hear()
         self._threads = [Thread(target=work, daemon=True) for work in (self._tell, self._watch)]
         for thread in self._threads:
@@ -114,7 +115,7 @@ class Heartbeat:
         """
         text = ""
         if self._threads and is_of_collective(error):
-            self._is_looking = True
+            self._is_broken = True
             self._known.wait(LOOK)
             text = self._found.get(FAREWELL) or self._agreed(VERDICT, self._culprit())
         elif self._threads and error is not None:
@@ -160,7 +161,7 @@ class Heartbeat:
 
     def _hear(self) -> None:
         """Read the beats of the first process and of this one, or of all; and what was found."""
-        everyone = self._is_looking or self._rank == 0
+        everyone = self._is_looking or self._is_broken or self._rank == 0
         ranks = self._ranks if everyone else sorted({0, self._rank})
         for rank, text in zip(ranks, self._store.multi_get([str(r) for r in ranks]), strict=True):
             beat = Beat(**json.loads(text))
@@ -182,12 +183,12 @@ class Heartbeat:
             now, phase = time.monotonic(), self._phase
             waited = now - phase.began
             limit = self._timeout if phase.number else max(self._timeout, STARTING)
-            self._is_looking = self._is_looking or waited > limit - LOOK
+            self._is_looking = waited > limit - LOOK
             if VERDICT in self._found:
                 self._end(self._found[VERDICT])
             elif FAREWELL in self._found and waited > LOOK:
                 self._end(self._found[FAREWELL])
-            elif waited > limit:
+            elif waited > limit and not (phase.is_own and self._can_hear()):  # others judge it
                 self._end(self._agreed(VERDICT, self._culprit()))
             elif slow := self._pace.verdict(self._beats, now):
                 self._end(self._agreed(VERDICT, slow))
@@ -207,7 +208,10 @@ class Heartbeat:
     def _culprit(self) -> str:
         now = time.monotonic()
         silent = {rank: now - heard for rank, heard in self._heard.items()}
-        return culprit(self._beats, silent, now - self._answered < SILENCE)
+        return culprit(self._beats, silent, self._can_hear())
+
+    def _can_hear(self) -> bool:
+        return time.monotonic() - self._answered < SILENCE
 
     def _agreed(self, key: str, text: str) -> str:
         """What all processes say: what was found first, or this where it can't be kept."""

@@ -11,7 +11,7 @@ from statistics import median
 SILENCE = 4.0  # seconds without a word, of a process that is lost
 NAMED = 3  # processes, at most, in a message
 PARTS = 8  # of the timeout; in each of half of them a slow process must have been slow
-SHARE = 0.2  # of a part, at least, that a slow process spends on work of its own
+SHARE = 0.1  # of a part, at least, that a slow process spends on work of its own
 
 
 @dataclass(frozen=True)

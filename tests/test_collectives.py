@@ -80,7 +80,7 @@ def test_four_processes_call_the_same_collectives_whatever_befalls_one(tmp_path,
 
 def test_a_save_on_the_first_process_only_is_caught(tmp_path, shards):
     """A seeded bug: FSDP2's weights lie on all processes, so all must lend them."""
-    overrides = ["train.save_every=1", "train.peer_timeout=15"]
+    overrides = ["train.save_every=1", "train.peer_timeout=25"]
     ended, ranks = recorded(tmp_path, shards, "fsdp2", 2, *overrides, DVAE_BUG="save")
     place, calls = first_difference(ranks)
     assert any(one.code for one in ended)

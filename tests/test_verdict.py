@@ -61,7 +61,7 @@ def test_one_that_is_slow_for_half_of_the_timeout_is_named():
     ("factor", "shares"),
     [
         (5, [(0.1, 0.4)] * 20),  # not by far
-        (5, [(0.001, 0.1)] * 20),  # nobody waits for it
+        (5, [(0.001, 0.05)] * 20),  # nobody waits for it
         (5, [(0.0, 0.0), *[(0.1, 0.1)] * 3, (0.1, 9.0), *[(0.1, 0.1)] * 9]),  # one long read
         (5, [(0.1, 0.6), (0.6, 0.1)] * 9),  # not always the same
         (0, [(0.0, 1.0)] * 20),  # not asked for

@@ -79,7 +79,7 @@ class Stops(Chaos):
         code = launcher.poll()
         assert code is not None, f"{way}: the launcher doesn't end: {self.log(name)}"
         while self.left(name) and time.monotonic() - asked < 2 * GRACE:
-            time.sleep(0.02)
+            time.sleep(0.2)
         self.seconds.append(time.monotonic() - asked)
         assert not self.left(name), f"{way}: somebody was left: {self.log(name)}"
         after = self.check_whole(name)
