@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # the tests' sizes are the CPU's
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of tiny networks wait for each other
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or the children would ignore it, too
 
 pytest_plugins = ["tests.s3_server"]
 

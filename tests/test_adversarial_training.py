@@ -96,6 +96,7 @@ def test_a_discriminator_that_wins_ends_the_run_at_the_last_good_checkpoint(
     monkeypatch.setattr("dvae.adversarial.KEEP", 0.0)
     overrides = ["adversarial.weight=0.5", "adversarial.start=0", "adversarial.patience=4"]
     overrides += ["adversarial.channels=8", "adversarial.layers=1", "train.steps=30"]
+    overrides.append("train.audit=false")  # it asks the discriminator, too
     assert train(recipe, *overrides, "train.keep=1") == 5
     told = capsys.readouterr().err
     assert "weights/ and the last checkpoint are those of step 6" in told
