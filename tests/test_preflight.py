@@ -1,5 +1,6 @@
 """Before a run begins: processes that don't fit together, and machines that lack something, are named."""
 
+import os
 import shutil
 import sys
 
@@ -61,6 +62,9 @@ def test_a_process_of_other_code_recipe_shards_and_limits_ends_all_of_them_with_
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "DVAE_TEST_HOSTS" not in os.environ, reason="a launch more: set DVAE_TEST_HOSTS=1"
+)
 def test_a_shard_that_one_process_can_not_reach_ends_both_with_code_3(machines, tmp_path):
     next((machines[1] / "shards").glob("train-*.tar")).unlink()
     ended = start(machines, TRAIN, TRAIN)
