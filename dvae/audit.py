@@ -7,7 +7,6 @@ encoder, kl to the encoder. Where weights are zero, which hides what lies behind
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,8 +22,10 @@ from dvae.models.blocks import LatentModel
 from dvae.networks import network_of
 from dvae.preflight import agree
 from dvae.session import Run
+from dvae.tensors import digest
 
 NOISE = 0.02  # standard deviation of what takes the place of zeros
+DIGITS = 14  # of a digest, hexadecimal: 56 bits
 SHOWN = 3  # parameters of a message
 REMEDY = "mend the network or its loss; train.audit=false doesn't look"
 
@@ -44,9 +45,8 @@ def audit_terms(run: Run) -> None:
     copy = _copy(run)
     names = [n for n, p in run.bare.named_parameters() if p.requires_grad]
     parameters = [copy.get_parameter(name) for name in names]
-    is_new = (
-        run.state.step == 0 and not run.config.train.start
-    )  # else z may be out of logvar's range
+    # An old network's z may be out of logvar's range, where nothing passes.
+    is_new = run.state.step == 0 and not run.config.train.start
     for term, value in _terms(run, copy).items():
         reached = _reached(value, parameters, is_new and term != "adversarial")  # may weigh 0 yet
         missed = [n for n, is_reached in zip(names, reached, strict=True) if not is_reached]
@@ -145,12 +145,8 @@ def _reached(value: Tensor, parameters: Sequence[Tensor], by_numbers: bool) -> l
 
 
 def _digests(held: dict[str, Tensor | None]) -> Tensor:
-    """(n,) int64, of the bytes of each tensor; 0 where there's none."""
-    found = []
-    for tensor in held.values():
-        data = b"" if tensor is None else tensor.detach().cpu().contiguous().flatten()
-        raw = data if isinstance(data, bytes) else data.view(torch.uint8).numpy().data
-        found.append(int.from_bytes(hashlib.sha256(raw).digest()[:7]) if len(raw) else 0)
+    """(n,) int64, of each tensor; 0 where there's none."""
+    found = [0 if t is None else int(digest({"": t})[:DIGITS], 16) for t in held.values()]
     return torch.tensor(found, dtype=torch.int64)
 
 

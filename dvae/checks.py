@@ -47,7 +47,7 @@ def check_shared_memory(processes: int, folder: Path = SHARED_MEMORY) -> None:
         ResourceError: naming what is free and what is needed.
     """
     needed = processes * SHARED_BYTES
-    free = _free(folder) if folder.is_dir() else 0
+    free = free_bytes(folder) if folder.is_dir() else 0
     if processes > 1 and free < needed:
         raise ResourceError(
             f"{folder} has {free >> 20} MiB free, and {processes} processes of a machine talk through "
@@ -66,7 +66,7 @@ def check_disk(config: Config) -> None:
     every = config.train.keep_every
     kept = config.train.keep + 1 + (config.train.steps // every if every else 0)  # the best, too
     needed = one * (max(0, kept - there) + 1) + one // 2
-    free = _free(_existing(config.folder))
+    free = free_bytes(existing(config.folder))
     if free < needed:
         raise ResourceError(
             f"{config.folder} has {free / 1e6:.0f} MB free, and the {kept} checkpoints that the recipe "
@@ -75,11 +75,11 @@ def check_disk(config: Config) -> None:
         )
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
     """A folder, or the innermost one above it that exists."""
-    return folder if folder.exists() else _existing(folder.resolve().parent)
+    return folder if folder.exists() else existing(folder.resolve().parent)
 
 
-def _free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Bytes that a user may still write there."""
     return shutil.disk_usage(folder).free

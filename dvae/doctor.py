@@ -13,7 +13,7 @@ from dvae.checks import check_disk
 from dvae.config import Config, RunConfig
 from dvae.data.index import read_index
 from dvae.data.manifest import Shard, Split, read_splits
-from dvae.data.storage import Store, StoreError, open_store
+from dvae.data.storage import Store, StoreError, open_store, pieces_of
 from dvae.errors import UserError
 from dvae.files import damage, holder_of
 from dvae.find import state_of
@@ -28,7 +28,6 @@ from dvae.session import BAD_SAMPLES
 from dvae.sources import find_sources
 
 FAILED = 1  # exit code: something is wrong
-PIECE = 8 << 20  # bytes that are read at a time
 SHOWN = 5  # of many like findings
 
 
@@ -161,6 +160,6 @@ def _shortcomings(split: Split, verify: bool) -> Iterator[str]:
 def _sha256(store: Store, shard: Shard) -> str:
     """Of a tar, local or remote."""
     digest = hashlib.sha256()
-    for start in range(0, shard.bytes, PIECE):
-        digest.update(store.read(shard.name, start, min(PIECE, shard.bytes - start)))
+    for piece in pieces_of(store, shard.name, shard.bytes):
+        digest.update(piece)
     return digest.hexdigest()

@@ -92,7 +92,11 @@ class Engine:
         for name, parameter in self.bare.named_parameters():
             found[f"the weights of {name}"] = parameter
             found[f"the gradients of {name}"] = parameter.grad
-        return found | {f"the buffer {name}": value for name, value in self.bare.named_buffers()}
+        return found | self.buffers()
+
+    def buffers(self) -> dict[str, Tensor | None]:
+        """Whole on every process under every engine, by a name for messages."""
+        return {f"the buffer {name}": value for name, value in self.bare.named_buffers()}
 
     def parts(self) -> Tensors:
         """This process's part of each parameter: live, not a copy."""
@@ -171,7 +175,7 @@ class FSDP2(Engine):
 
     def replicas(self) -> dict[str, Tensor | None]:
         """Buffers only: what is cut is nobody else's."""
-        return {f"the buffer {name}": value for name, value in self.bare.named_buffers()}
+        return self.buffers()
 
     def part_of(self, name: str, whole: Tensor) -> Tensor:
         """A DTensor like the parameter."""

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import resource
-import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,13 @@ import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from dvae.checks import SHARED_MEMORY, check_open_files, check_shared_memory
+from dvae.checks import (
+    SHARED_MEMORY,
+    check_open_files,
+    check_shared_memory,
+    existing,
+    free_bytes,
+)
 from dvae.notes import Note, amount, attempt, checked, noted
 
 TESTED = Path(__file__).parents[1] / "constraints.txt"  # of a checkout
@@ -127,7 +132,7 @@ def shared_memory() -> Note:
     """Where two processes of this machine would exchange gradients; threads decode without it."""
     if not SHARED_MEMORY.is_dir():
         return Note("ok", "shared memory", f"there is no {SHARED_MEMORY}; one process needs none")
-    text = f"{SHARED_MEMORY} has {amount(shutil.disk_usage(SHARED_MEMORY).free)} free"
+    text = f"{SHARED_MEMORY} has {amount(free_bytes(SHARED_MEMORY))} free"
     return checked("shared memory", text, lambda: check_shared_memory(2), "warning")
 
 
@@ -140,12 +145,10 @@ def open_files() -> Note:
 
 def disk(folder: Path) -> Note:
     """The room where a folder is, or will be."""
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
+    there = existing(folder.absolute())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Note("wrong", "disk", f"{there} can't be written: choose another run.dir")
-    free = shutil.disk_usage(there).free
+    free = free_bytes(there)
     found = f"{there} has {amount(free)} free"
     return noted("disk", free >= LITTLE_DISK, found, "make room, or set run.dir")
 

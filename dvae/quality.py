@@ -19,11 +19,7 @@ from dvae.data.batches import Pictures
 from dvae.data.manifest import find_split
 from dvae.data.reader import Reader
 from dvae.data.storage import Location
-from dvae.distances import (
-    Measured,
-    mean_with_interval,
-    nearest,
-)
+from dvae.distances import Measured, mean_with_interval, nearest
 from dvae.errors import UserError
 from dvae.features.effnet_lite0 import load_effnet_lite0
 from dvae.features.inception import load_inception

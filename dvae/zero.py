@@ -123,7 +123,7 @@ class Zero3(Zero):
 
     def replicas(self) -> dict[str, Tensor | None]:
         """Buffers only: what is cut is nobody else's."""
-        return {f"the buffer {name}": value for name, value in self.bare.named_buffers()}
+        return self.buffers()
 
     def parts(self) -> Tensors:
         """The flat slices: live, not copies."""

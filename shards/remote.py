@@ -8,12 +8,11 @@ from pathlib import Path
 
 from dvae.data.manifest import is_shard_name
 from dvae.data.objects import ObjectStore
-from dvae.data.storage import Store
+from dvae.data.storage import Store, pieces_of
 from dvae.errors import UserError
 from dvae.files import TEMPORARY
 from shards import tar
 
-PIECE = 8 << 20  # bytes read at a time
 MAX_NAMES = 64 << 20  # bytes of a list of names
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 REMEDY = "uncompress it there, or download it and upload the plain tar"
@@ -63,16 +62,6 @@ def _listed(path: Path) -> list[str]:
     if not names or len(set(names)) < len(names):
         raise UserError(f"--names {path} names {'a tar twice' if names else 'no tar'}")
     return names
-
-
-def pieces_of(store: Store, name: str, size: int) -> Iterator[bytes]:
-    """The bytes of a remote file, some megabytes at a time.
-
-    Raises:
-        StoreError: it can't be read.
-    """
-    for start in range(0, size, PIECE):
-        yield store.read(name, start, min(PIECE, size - start))
 
 
 @contextmanager

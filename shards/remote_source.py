@@ -16,12 +16,11 @@ from urllib.parse import urlsplit
 from dvae.data.formats import MAX_BYTES
 from dvae.data.location import HTTP, shown
 from dvae.data.objects import ObjectStore
-from dvae.data.storage import Store, StoreError, open_store
+from dvae.data.storage import Store, StoreError, open_store, pieces_of
 from dvae.errors import UserError
 from dvae.files import whole_file
 from shards.pictures import PictureError
 from shards.place import STAGING
-from shards.remote import pieces_of
 from shards.sources import Item, inner_name, is_hidden
 
 FILES = (".tar", ".zip", ".parquet", ".txt", ".csv", ".tsv", ".jsonl")

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from dvae.data.index import read_index
 from dvae.data.manifest import MAX_MANIFEST, Shard, Split, read_splits
 from dvae.data.objects import ObjectStore
-from dvae.data.storage import LocalStore, Store, StoreError, open_store
+from dvae.data.storage import PIECE, LocalStore, Store, StoreError, open_store, pieces_of
 from dvae.errors import DataError, UserError, exit_code_of
 from dvae.files import MANIFEST
 from shards.damage import COPY, Checked, Problem, check_shard, sample_keys
@@ -34,7 +34,7 @@ from shards.options import Parser
 from shards.output import REJECTED, is_unfinished
 from shards.parallel import in_order
 from shards.pictures import quiet
-from shards.remote import PIECE, downloaded, pieces_of
+from shards.remote import downloaded
 from shards.sources import shown
 
 _Opened = Callable[[Shard], AbstractContextManager[Path]]  # a local folder with a shard, its index

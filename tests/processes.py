@@ -27,11 +27,16 @@ class Ended:
     err: str
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def run_together(parts: list[Part]) -> list[Ended]:
     """Run them, and wait for all."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
+    port = free_port()
     running = []
     for rank, part in enumerate(parts):
         world = {

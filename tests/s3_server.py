@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import free_port
+
 ROOT = Path(__file__).parents[1]
 
 KEY, SECRET = "testuser", "testpass123"
@@ -48,9 +50,7 @@ def s3(tmp_path_factory):
     pytest.importorskip("s3fs", reason="the extra s3 isn't installed")
     folder = tmp_path_factory.mktemp("s3")
     (folder / "served").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [str(rclone(folder)), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
     command += ["--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "writes", "--config", ""]
     command += ["--cache-dir", str(folder / "cache"), str(folder / "served")]

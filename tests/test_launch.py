@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 
@@ -18,6 +17,7 @@ from dvae.recipe import load_config
 
 from .conftest import ROOT
 from .hosts.machines import why_not
+from .processes import free_port
 
 LAUNCH = ROOT / "launch"
 YAMLS = sorted(path for path in LAUNCH.glob("*.yaml") if path.name != "kubernetes.yaml")
@@ -106,8 +106,7 @@ def test_a_wrong_place_among_the_machines_is_refused(arguments, message):
 )
 def test_two_machines_train_one_network(recipe):
     """Two launchers with a process each, as on two machines; both on the loopback of this one."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        free_port = server.getsockname()[1]
+    port = free_port()
     folder = os.path.dirname(sys.executable)
     environment = {
         **os.environ,
@@ -117,7 +116,7 @@ def test_two_machines_train_one_network(recipe):
     command = ["bash", str(LAUNCH / "multi_node.sh")]
     launchers = [
         subprocess.Popen(
-            [*command, str(rank), "2", f"127.0.0.1:{free_port}", "1", str(recipe)],
+            [*command, str(rank), "2", f"127.0.0.1:{port}", "1", str(recipe)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -8,6 +8,7 @@ import os
 import resource
 import stat
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -15,6 +16,7 @@ from typing import Protocol
 from dvae.data.location import HTTP, scheme_of
 from dvae.errors import DataError
 
+PIECE = 8 << 20  # bytes of a whole file, read at a time
 OPEN_FILES = 128  # of a local folder, kept open at a time, at most
 
 
@@ -64,6 +66,16 @@ def open_store(location: Location) -> Store:
     from dvae.data.objects import ObjectStore
 
     return ObjectStore(location)
+
+
+def pieces_of(store: Store, name: str, size: int) -> Iterator[bytes]:
+    """The bytes of a file, some megabytes at a time.
+
+    Raises:
+        StoreError: it can't be read.
+    """
+    for start in range(0, size, PIECE):
+        yield store.read(name, start, min(PIECE, size - start))
 
 
 class _OpenFile:

@@ -18,7 +18,6 @@ import re
 import runpy
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ import dvae.train  # noqa: F401 - imported once, before the lives are forked
 from dvae.checkpoint import Checkpoints
 from dvae.files import damage, sha256
 from dvae.recipe import load_config
+from tests.processes import free_port
 
 RECORDED = Path(__file__).parents[1] / "recorded_train.py"
 POINTS = (
@@ -219,24 +219,29 @@ def ended(life: list[int]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in life]
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def command_line(text: str | None, option: str, count: int, processes: int) -> argparse.Namespace:
+    """The arguments of a script of trials.
+
+    Args:
+        text: the script's own.
+        option: that says how many trials.
+        count: of them, unless it's given.
+        processes: of the run, unless they're given.
+    """
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument(option, type=int, default=count)
+    parser.add_argument("--processes", type=int, default=processes)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_intermixed_args()
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_intermixed_args()
+    given = command_line(__doc__, "--kills", 20, 1)
     load_config(given.recipe, given.overrides)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         chaos = Chaos(

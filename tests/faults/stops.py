@@ -9,7 +9,6 @@ finished. The next trial goes on from it; a run that came to its end must be the
 and step by step.
 """
 
-import argparse
 import contextlib
 import os
 import re
@@ -26,7 +25,7 @@ from random import Random
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])
 
-from tests.faults.chaos import RECORDED, Chaos, differing
+from tests.faults.chaos import RECORDED, Chaos, command_line, differing
 
 ROOT = Path(__file__).parents[2]
 GRACE = 30.0  # seconds that a launcher gives its processes; then it kills them, and needs some more itself
@@ -145,15 +144,7 @@ def run_stops(stops: Stops, trials: int) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_intermixed_args()
+    given = command_line(__doc__, "--trials", 10, 2)
     with tempfile.TemporaryDirectory(prefix="stops-") as folder:
         where, draw = Path(folder), Random(given.seed)
         recipe = given.recipe.absolute()

@@ -4,11 +4,12 @@ import contextlib
 import json
 import os
 import runpy
-import socket
 import sys
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+
+from tests.processes import free_port
 
 RECORDED = Path(__file__).parents[1] / "recorded_train.py"
 LIMIT = 300  # seconds that a world may take
@@ -46,10 +47,7 @@ def train_apart(
     record.mkdir()
     world = {"DVAE_RECORD": str(record), "DVAE_AT_STEP": json.dumps(at_step or {})}
     if processes > 1:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         world["WORLD_SIZE"] = str(processes)
     started = []
     for rank in range(processes):
