@@ -105,7 +105,7 @@ class Chaos:
 
     def one_life(self, name: str) -> bool:
         """Let a run live until it is killed; True if it came to its end instead."""
-        way = self.draw.choices(("running", "starting", "saving"), (6, 1, 3))[0]
+        way = self.draw.choices(("running", "starting", "saving"), (5, 1, 4))[0]
         point = f"{self.draw.choice(POINTS)}:{self.draw.choice((1, 1, 2, 3))}"
         before = self.check_whole(name)
         size = self.recorded_bytes(name)
