@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -116,6 +116,15 @@ class Stops(Chaos):
                     found.append(int(path.parent.name))
         return found
 
+    @contextlib.contextmanager
+    def nobody_left(self, name: str) -> Iterator[None]:
+        """Kill what is left of a run that failed."""
+        try:
+            yield
+        finally:
+            for pid in self.left(name):
+                os.kill(pid, signal.SIGKILL)
+
     def last_step(self, name: str) -> int:
         """How many steps the first process has finished, once it is over."""
         text = (self.folder / f"{name}-record" / "rank-0.jsonl").read_text()
@@ -138,7 +147,8 @@ def run_stops(stops: Stops, trials: int) -> None:
         name, is_over = f"stopped-{stops.rounds}", False
         while left and not is_over:
             way = stops.draw.choice(WAYS)
-            is_over = stops.stop_one(name, way)
+            with stops.nobody_left(name):
+                is_over = stops.stop_one(name, way)
             left -= not is_over
             print(f"{way} {stops.seconds[-1]:.1f} s, {left} left", file=sys.stderr, flush=True)
         assert stops.launch(name).wait() == 0, stops.log(name)
