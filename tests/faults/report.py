@@ -39,6 +39,7 @@ LOSSES = (
     "faults/test_hostile_runs.py::"
     "test_every_loss_of_a_run_is_named_and_read_and_bad_make_up_the_plan"
 )
+STOPS = "faults/test_stops.py::test_runs_that_are_stopped_in_all_ways_lose_no_step"
 SIGNALS = "test_train.py::test_a_signal_saves_the_finished_step_and_the_run_goes_on_from_it"
 
 
@@ -141,7 +142,7 @@ ROWS = (
         "preemption",
         "30 s of grace, no save",
         "100 SIGTERMs: saved at the last finished step, none lost",
-        ("faults/test_stops.py", SIGNALS),
+        (STOPS, SIGNALS),
     ),
     Row(
         "packing",
