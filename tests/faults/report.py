@@ -25,9 +25,8 @@ REPORT = Path(__file__).with_name("REPORT.md")
 LONG = {
     "DVAE_TEST_KILLS": "200",
     "DVAE_TEST_COPIES": "10000",
-    "DVAE_TEST_RECIPES": "5000",
     "DVAE_TEST_BUDGETS": "50",
-    "DVAE_TEST_STOPS": "110",
+    "DVAE_TEST_STOPS": "100",
     "DVAE_TEST_STRAGGLERS": "30",
     "DVAE_TEST_PACKING_KILLS": "100",
 }
