@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from dvae.weights import Weights
 
+MOST_DRAWN = 1_000_000  # samples, of which some are kept
+
 
 def train(given: argparse.Namespace) -> int:
     """`dvae train`."""
@@ -34,6 +36,7 @@ def sample(given: argparse.Namespace) -> None:
             "--keep and --like go together, as --keep 0.05 --like SHARDS: the share of the samples to "
             "keep, and the pictures that they shall be recognised as"
         )
+    _refuse_many(given.count, given.keep)
     how = generate.Sampling(given.temperature, given.prior == "normal", given.label, given.guidance)
     if given.keep is None:
         images = generate.sample(_load(given), given.count, given.seed, how)
@@ -99,6 +102,7 @@ def evaluate(given: argparse.Namespace) -> None:
         raise UserError(f"--out={out} can't be written: give a file's name in a folder that exists")
     if given.keep is not None and not given.samples:
         raise UserError(f"--keep={given.keep} needs --samples: how many are kept and judged")
+    _refuse_many(given.samples, given.keep)
     weights = _load(given)
     values = report(weights, given.shards, given.split, given.images)
     if given.samples:
@@ -146,6 +150,13 @@ def doctor(given: argparse.Namespace) -> int:
     from dvae import doctor
 
     return doctor.report(given.run, given.shards, given.verify)
+
+
+def _refuse_many(count: int, keep: float | None) -> None:
+    if keep is not None and count / keep > MOST_DRAWN:
+        raise UserError(
+            f"--keep={keep} of {count} samples draws {count / keep:.3g}, {MOST_DRAWN} at most: keep more"
+        )
 
 
 def _load(given: argparse.Namespace) -> "Weights":

@@ -14,7 +14,6 @@ from dvae.data.batches import Pictures
 from dvae.data.manifest import find_split
 from dvae.data.reader import Reader
 from dvae.data.storage import Location
-from dvae.errors import UserError
 from dvae.features.effnet_lite0 import load_effnet_lite0
 from dvae.generate import Sampling, decode_latents, draw_latents
 from dvae.likeness import in_features
@@ -24,7 +23,6 @@ from dvae.pictures import some_pictures, to_pixels
 from dvae.weights import Weights
 
 PART = 256  # samples that are decoded before they are judged
-MOST_DRAWN = 1_000_000
 
 
 class Kept(NamedTuple):
@@ -46,17 +44,9 @@ def best(
 ) -> Kept:
     """Of the count / keep samples that the seed gives, the `count` with the greatest membership.
 
-    Pictures are held by parts, latents all at once.
-
-    Raises:
-        UserError: that were more than a million samples, or see `draw_latents`.
+    Pictures are held by parts, latents all at once. Raises what `draw_latents` does.
     """
-    number = round(count / keep)
-    if number > MOST_DRAWN:
-        raise UserError(
-            f"--keep={keep} of {count} pictures draws {number} samples, {MOST_DRAWN} at most: keep more"
-        )
-    z = draw_latents(weights, number, seed, how or Sampling())
+    z = draw_latents(weights, round(count / keep), seed, how or Sampling())
     parts = (to_pixels(decode_latents(weights, part)) for part in z.split(PART))
     drawn = torch.cat([membership.of(in_features(membership.network, part)) for part in parts])
     chosen = drawn.argsort(descending=True, stable=True)[:count].sort().values
@@ -84,7 +74,7 @@ def sample_best(
     membership, real = membership_of(shards, weights.model.image_size)
     kept = best(weights, membership, count, keep, seed, how)
     return kept.images, (
-        f"kept {count} of {len(kept.drawn)} samples, less diverse than all: probability of the "
-        f"{len(membership.classes)} classes of {shown(str(shards))}: {kept.scores.mean():.3f} of the kept, "
-        f"{kept.drawn.mean():.3f} of all, {real:.3f} of the training pictures (EfficientNet-Lite0's, means)"
+        f"kept {count} of {len(kept.drawn)} samples, at the price of diversity; probability of the "
+        f"{len(membership.classes)} classes of {shown(str(shards))}, means: kept {kept.scores.mean():.3f}, "
+        f"all {kept.drawn.mean():.3f}, training pictures {real:.3f}"
     )
