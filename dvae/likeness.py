@@ -22,7 +22,7 @@ from dvae.features.files import MissingWeightsError
 from dvae.features.inception import Inception
 from dvae.features.vgg16 import VGG16
 from dvae.membership import Membership
-from dvae.pictures import to_network
+from dvae.pictures import as_input
 from dvae.spectra import high_frequency_ratio
 
 BATCH = 50
@@ -74,7 +74,7 @@ class Judge:
             frechet_distance(found, reference, self.seed),
             precision(reference, found),
             recall(reference, found),
-            mean_with_interval(self.membership.of(found)),
+            mean_with_interval(self.membership.of(images)),
             high_frequency_ratio(as_input(images), as_input(self.images[: self.count])),
             kid,
             fid,
@@ -93,11 +93,6 @@ def if_there(load: Callable[[], Network]) -> Network | None:
         return load()
     except MissingWeightsError:
         return None
-
-
-def as_input(images: Tensor) -> Tensor:
-    """(n, 3, H, W) uint8 -> [-1, 1], as networks and grids take it."""
-    return to_network(images.permute(0, 2, 3, 1), torch.device("cpu"), torch.float32)
 
 
 def distinct(images: Tensor) -> int:

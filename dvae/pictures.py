@@ -24,6 +24,11 @@ def to_network(
     return scaled if channels_last else scaled.contiguous()
 
 
+def as_input(images: Tensor) -> Tensor:
+    """(n, 3, H, W) uint8 -> [-1, 1], as networks and grids take it, on the CPU."""
+    return to_network(images.permute(0, 2, 3, 1), torch.device("cpu"), torch.float32)
+
+
 def some_pictures(source: Pictures, count: int, seed: int) -> tuple[Tensor, np.ndarray]:
     """Centres of `count` pictures of a split, drawn without replacement, but for the unreadable ones.
 

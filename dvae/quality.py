@@ -24,10 +24,10 @@ from dvae.features.effnet_lite0 import EffNetLite0, load_effnet_lite0
 from dvae.features.inception import load_inception
 from dvae.features.vgg16 import load_vgg16
 from dvae.generate import Sampling, reconstruct, sample
-from dvae.likeness import LEAST_FID, Judge, Likeness, as_input, if_there, in_features, perceptual
+from dvae.likeness import LEAST_FID, Judge, Likeness, if_there, in_features, perceptual
 from dvae.membership import Membership, learn_membership
 from dvae.memorisation import Memory, memorised
-from dvae.pictures import grid, save_png, some_pictures, to_pixels
+from dvae.pictures import as_input, grid, save_png, some_pictures, to_pixels
 from dvae.rejection import best
 from dvae.weights import Weights
 
@@ -109,8 +109,7 @@ def measure_quality(
 
 def judge_of(images: Tensor, network: EffNetLite0, count: int, seed: int) -> Judge:
     """The judge whose reference are the first `count` of (m, 3, S, S) uint8 training pictures."""
-    features = in_features(network, images)
-    membership = learn_membership(network, features)
+    features, membership = in_features(network, images), learn_membership(network, images)
     count = min(count, len(images))
     return Judge(images, features, count, seed, membership, if_there(load_inception))
 

@@ -16,7 +16,6 @@ from dvae.data.reader import Reader
 from dvae.data.storage import Location
 from dvae.features.effnet_lite0 import load_effnet_lite0
 from dvae.generate import Sampling, decode_latents, draw_latents
-from dvae.likeness import in_features
 from dvae.masking import shown
 from dvae.membership import MOST, Membership, learn_membership
 from dvae.pictures import some_pictures, to_pixels
@@ -48,7 +47,7 @@ def best(
     """
     z = draw_latents(weights, round(count / keep), seed, how or Sampling())
     parts = (to_pixels(decode_latents(weights, part)) for part in z.split(PART))
-    drawn = torch.cat([membership.of(in_features(membership.network, part)) for part in parts])
+    drawn = torch.cat([membership.of(part) for part in parts])
     chosen = drawn.argsort(descending=True, stable=True)[:count].sort().values
     return Kept(decode_latents(weights, z[chosen]), drawn[chosen], drawn)
 
@@ -62,9 +61,9 @@ def membership_of(shards: Location, image_size: int) -> tuple[Membership, float]
     """
     network = load_effnet_lite0()
     source = Pictures(Reader(find_split(shards, "train")), image_size)
-    features = in_features(network, some_pictures(source, MOST, seed=0)[0])
-    membership = learn_membership(network, features)
-    return membership, float(membership.of(features).mean())
+    images, _ = some_pictures(source, MOST, seed=0)
+    membership = learn_membership(network, images)
+    return membership, float(membership.of(images).mean())
 
 
 def sample_best(

@@ -41,7 +41,8 @@ def many_shards(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_samples_are_judged_beside_real_pictures(many_shards, tmp_path, train):
+def test_samples_are_judged_beside_real_pictures(many_shards, tmp_path, train, monkeypatch):
+    monkeypatch.setattr("dvae.membership.SIDE", 64)  # pixels, for speed
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE.format(shards=many_shards, runs=tmp_path / "runs"))
     assert train(recipe) == 0
@@ -126,10 +127,10 @@ def test_standard_distances_are_taken_with_the_standard_weights_alone(
     monkeypatch.setattr(inception, "SIDE", 75)  # pixels: the smallest that it takes, for speed
     network = if_there(inception.load_inception)
     images = torch.randint(256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
-    features = torch.rand(20, 1280, generator=torch.Generator().manual_seed(1)).double()
+    features = torch.rand(20, 4, generator=torch.Generator().manual_seed(1)).double()
     real, made = images.split(10)
     seen = in_features(network, made), in_features(network, real)
-    membership = learn_membership(load_effnet_lite0(), features)
+    membership = learn_membership(load_effnet_lite0(), images)
     judge = Judge(images, features, 10, 0, membership, network)
     row = judge.likeness("some", made, features[10:])
     assert row.kid == kernel_distance(*seen)

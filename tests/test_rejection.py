@@ -10,7 +10,6 @@ from dvae.cli import main
 from dvae.features import effnet_lite0
 from dvae.find import load
 from dvae.generate import sample
-from dvae.likeness import in_features
 from dvae.membership import Membership, fewest_classes, learn_membership
 from dvae.pictures import to_pixels
 from dvae.rejection import best
@@ -52,11 +51,10 @@ def test_a_set_s_own_pictures_are_members_and_noise_is_not(network, pictures):
     drawn = [np.asarray(Image.open(path)) for path in sorted(pictures.rglob("*.png"))[::4]]
     dogs = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
     noise = torch.randint(256, dogs.shape, generator=torch.Generator().manual_seed(0)).byte()
-    features = in_features(network, dogs)
-    learnt = learn_membership(network, features)
+    learnt = learn_membership(network, dogs)
     assert len(learnt.classes) < 500
-    assert float(learnt.of(features).mean()) >= 0.9
-    assert float(learnt.of(in_features(network, noise)).mean()) < 0.5
+    assert float(learnt.of(dogs).mean()) >= 0.9
+    assert float(learnt.of(noise).mean()) < 0.5
 
 
 def test_the_kept_are_those_with_the_greatest_membership_as_they_were_drawn(
@@ -64,7 +62,7 @@ def test_the_kept_are_those_with_the_greatest_membership_as_they_were_drawn(
 ):
     weights = load(run)
     drawn = sample(weights, 20, 3)
-    scores = membership.of(in_features(membership.network, to_pixels(drawn)))
+    scores = membership.of(to_pixels(drawn))
     chosen = sorted(scores.argsort(descending=True)[:5].tolist())
     for part in (256, 7):
         monkeypatch.setattr(rejection, "PART", part)

@@ -107,9 +107,9 @@ class EffNetLite0(nn.Module):
                     found.append(h)
             return found
 
-    def pooled(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, 1280), means over the last map of pictures of 128 pixels."""
-        last = self.maps(images)[-1]
+    def pooled(self, images: Tensor, side: int = SIDE) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, 1280), means over the last map of pictures of `side` pixels."""
+        last = self.maps(images, side)[-1]
         with torch.autocast(images.device.type, enabled=False):
             return functional.relu6(self.head(last)).mean((2, 3))
 
