@@ -71,8 +71,8 @@ def test_samples_are_judged_beside_real_pictures(many_shards, tmp_path, train, m
         assert rows[name]["high_frequency"] < 0.5
         assert rows[name]["recall"][2] < held_out["recall"][1]
     every, kept = rows["samples, gaussian prior"], rows["samples, gaussian prior, best 50 %"]
-    assert kept["recognised"][1] > every["recognised"][2]
-    assert held_out["recognised"][0] == pytest.approx(floor["recognised"][0], abs=0.05)
+    assert kept["recognised"][0] > every["recognised"][2]
+    assert held_out["recognised"][1] > kept["recognised"][2]
     assert quality["memory_kept"]["nearest"] != quality["memory"]["nearest"]
     assert quality["memory"]["train"] == 210
     assert len(quality["memory"]["nearest"]) == 100
