@@ -52,6 +52,12 @@ def _add_pictures(commands: Commands) -> None:
     sample.add_argument(
         "--guidance", type=_not_negative, default=1.0, help="towards the label; 1 as learnt"
     )
+    sample.add_argument(
+        "--keep", type=_share, help="the most recognisable of count / keep samples, as 0.05"
+    )
+    sample.add_argument(
+        "--like", help="shards that --keep recognises samples by (dvae[perceptual])"
+    )
     _add_sheet(sample, "samples.png")
 
     reconstruct = _add(
@@ -92,6 +98,9 @@ def _add_measures(commands: Commands) -> None:
     evaluate.add_argument("--images", type=_positive, default=0, help="how many; 0: all")
     evaluate.add_argument(
         "--samples", type=_positive, default=0, help="also judge so many samples (dvae[perceptual])"
+    )
+    evaluate.add_argument(
+        "--keep", type=_share, help="also judge the most recognisable of samples / keep"
     )
     evaluate.add_argument("--train", help="shards that were trained on; SHARDS without it")
     evaluate.add_argument(
@@ -160,6 +169,13 @@ def _not_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0, and 1 at most")
     return value
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from dvae.weights import Weights
 
+MOST_DRAWN = 1_000_000  # samples, of which some are kept
+
 
 def train(given: argparse.Namespace) -> int:
     """`dvae train`."""
@@ -29,8 +31,22 @@ def sample(given: argparse.Namespace) -> None:
     from dvae import generate
     from dvae.pictures import grid
 
+    if (given.keep is None) != (given.like is None):
+        raise UserError(
+            "--keep and --like go together, as --keep 0.05 --like SHARDS: the share of the samples to "
+            "keep, and the pictures that they shall be recognised as"
+        )
+    _refuse_many(given.count, given.keep)
     how = generate.Sampling(given.temperature, given.prior == "normal", given.label, given.guidance)
-    images = generate.sample(_load(given), given.count, given.seed, how)
+    if given.keep is None:
+        images = generate.sample(_load(given), given.count, given.seed, how)
+    else:
+        from dvae.rejection import sample_best
+
+        images, said = sample_best(
+            _load(given), given.like, given.count, given.keep, given.seed, how
+        )
+        sys.stdout.write(f"{said}\n")
     columns = min(given.count, given.columns or math.ceil(given.count**0.5))
     _write(grid(images, columns), given.out)
 
@@ -84,6 +100,9 @@ def evaluate(given: argparse.Namespace) -> None:
     out = given.out
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise UserError(f"--out={out} can't be written: give a file's name in a folder that exists")
+    if given.keep is not None and not given.samples:
+        raise UserError(f"--keep={given.keep} needs --samples: how many are kept and judged")
+    _refuse_many(given.samples, given.keep)
     weights = _load(given)
     values = report(weights, given.shards, given.split, given.images)
     if given.samples:
@@ -91,7 +110,7 @@ def evaluate(given: argparse.Namespace) -> None:
 
         train = given.train or given.shards
         values["quality"] = quality.report(
-            weights, train, given.shards, given.split, given.samples, given.sheet
+            weights, train, given.shards, given.split, given.samples, given.sheet, given.keep
         )
     if out:
         write_json(out, values)
@@ -131,6 +150,13 @@ def doctor(given: argparse.Namespace) -> int:
     from dvae import doctor
 
     return doctor.report(given.run, given.shards, given.verify)
+
+
+def _refuse_many(count: int, keep: float | None) -> None:
+    if keep is not None and count / keep > MOST_DRAWN:
+        raise UserError(
+            f"--keep={keep} of {count} samples draws {count / keep:.3g}, {MOST_DRAWN} at most: keep more"
+        )
 
 
 def _load(given: argparse.Namespace) -> "Weights":

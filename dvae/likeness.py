@@ -9,12 +9,20 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dvae.distances import Measured, frechet_distance, kernel_distance, precision, recall
+from dvae.distances import (
+    Measured,
+    frechet_distance,
+    kernel_distance,
+    mean_with_interval,
+    precision,
+    recall,
+)
 from dvae.features.effnet_lite0 import EffNetLite0
 from dvae.features.files import MissingWeightsError
 from dvae.features.inception import Inception
 from dvae.features.vgg16 import VGG16
-from dvae.pictures import to_network
+from dvae.membership import Membership
+from dvae.pictures import as_input
 from dvae.spectra import high_frequency_ratio
 
 BATCH = 50
@@ -34,6 +42,7 @@ class Likeness:
     fd_effnetlite0: Measured
     precision: Measured
     recall: Measured
+    recognised: Measured  # mean probability of the training pictures' classes
     high_frequency: float  # power above half of the highest frequency, over that of real pictures
     kid: Measured | None  # times 1000; None: no standard weights
     fid: Measured | None  # None: likewise, or fewer than 2,048 pictures
@@ -47,6 +56,7 @@ class Judge:
     features: Tensor  # (m, 1280)
     count: int  # the first of them are the reference
     seed: int  # of the bootstrap
+    membership: Membership
     inception: Inception | None
 
     def likeness(self, name: str, images: Tensor, found: Tensor) -> Likeness:
@@ -64,6 +74,7 @@ class Judge:
             frechet_distance(found, reference, self.seed),
             precision(reference, found),
             recall(reference, found),
+            mean_with_interval(self.membership.of(images)),
             high_frequency_ratio(as_input(images), as_input(self.images[: self.count])),
             kid,
             fid,
@@ -82,11 +93,6 @@ def if_there(load: Callable[[], Network]) -> Network | None:
         return load()
     except MissingWeightsError:
         return None
-
-
-def as_input(images: Tensor) -> Tensor:
-    """(n, 3, H, W) uint8 -> [-1, 1], as networks and grids take it."""
-    return to_network(images.permute(0, 2, 3, 1), torch.device("cpu"), torch.float32)
 
 
 def distinct(images: Tensor) -> int:

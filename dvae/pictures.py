@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dvae.data.batches import Batch
+from dvae.data.batches import Batch, Pictures
 from dvae.files import write_bytes
 from dvae.losses import GREY_LEVELS
 
@@ -22,6 +22,24 @@ def to_network(
     planes = images.to(device, non_blocking=True).permute(0, 3, 1, 2)  # channels last in memory
     scaled = planes.to(dtype) / GREY_LEVELS - 1
     return scaled if channels_last else scaled.contiguous()
+
+
+def as_input(images: Tensor) -> Tensor:
+    """(n, 3, H, W) uint8 -> [-1, 1], as networks and grids take it, on the CPU."""
+    return to_network(images.permute(0, 2, 3, 1), torch.device("cpu"), torch.float32)
+
+
+def some_pictures(source: Pictures, count: int, seed: int) -> tuple[Tensor, np.ndarray]:
+    """Centres of `count` pictures of a split, drawn without replacement, but for the unreadable ones.
+
+    Returns:
+        (n, 3, S, S) uint8, and (n,) sample ids.
+    """
+    ids = np.random.default_rng(seed).permutation(len(source.reader))[:count]
+    images = np.zeros((len(ids), source.image_size, source.image_size, 3), dtype=np.uint8)
+    bad = source.decode_into(images, ids, source.crops(ids, np.zeros_like(ids)))
+    good = ~np.isin(ids, [entry.sample for entry in bad])
+    return torch.from_numpy(images[good]).permute(0, 3, 1, 2), ids[good]
 
 
 def mirrored(images: Tensor, flips: np.ndarray) -> Tensor:

@@ -19,6 +19,7 @@ from dvae.schema import Count, Part, Positive
 
 MOST_NUMBERS = 4096  # of a latent whose covariance is fitted: 16 million numbers a component
 HEUN_STEPS = 30
+BATCH = 64  # latents that a flow carries at a time
 
 
 class FlowConfig(Part):
@@ -125,18 +126,21 @@ class FlowPrior(nn.Module):
         Raises:
             UserError: it doesn't know the label.
         """
+        if label is not None and label not in self.labels:
+            known = ", ".join(self.labels) or "none: fit it with labels=true"
+            raise UserError(f"--label={label} is not one of the prior's: {known}")
+        number = None if label is None else self.labels.index(label)
         noise = torch.randn(count, *self.shape, generator=generator) * temperature
+        parts = noise.split(BATCH)
+        return torch.cat([self._carried(part, number, guidance, steps) for part in parts])
+
+    def _carried(self, noise: Tensor, number: int | None, guidance: float, steps: int) -> Tensor:
+        """(n, *shape) noise -> latents, on the CPU."""
         x = noise.to(self.mean)
-        labels = None
-        if label is not None:
-            if label not in self.labels:
-                known = ", ".join(self.labels) or "none: fit it with labels=true"
-                raise UserError(f"--label={label} is not one of the prior's: {known}")
-            number = self.labels.index(label)
-            labels = torch.full((count,), number, dtype=torch.int64, device=x.device)
+        labels = None if number is None else x.new_full((len(x),), number, dtype=torch.int64)
 
         def velocity(x: Tensor, t: float) -> Tensor:
-            times = torch.full((count,), t, dtype=x.dtype, device=x.device)
+            times = x.new_full((len(x),), t)
             if labels is None or guidance == 1:
                 return self.velocity(x, times, labels)
             free = self.velocity(x, times)

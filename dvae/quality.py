@@ -11,7 +11,6 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +20,15 @@ from dvae.data.reader import Reader
 from dvae.data.storage import Location
 from dvae.distances import Measured, mean_with_interval, nearest
 from dvae.errors import UserError
-from dvae.features.effnet_lite0 import load_effnet_lite0
+from dvae.features.effnet_lite0 import EffNetLite0, load_effnet_lite0
 from dvae.features.inception import load_inception
 from dvae.features.vgg16 import load_vgg16
 from dvae.generate import Sampling, reconstruct, sample
-from dvae.likeness import LEAST_FID, Judge, Likeness, as_input, if_there, in_features, perceptual
+from dvae.likeness import LEAST_FID, Judge, Likeness, if_there, in_features, perceptual
+from dvae.membership import Membership, learn_membership
 from dvae.memorisation import Memory, memorised
-from dvae.pictures import grid, save_png, to_pixels
+from dvae.pictures import as_input, grid, save_png, some_pictures, to_pixels
+from dvae.rejection import best
 from dvae.weights import Weights
 
 LEAST = 100  # pictures of each kind: below it the intervals say nothing
@@ -42,7 +43,8 @@ class Quality:
     rows: list[Likeness]
     perceptual_effnetlite0: Measured  # of reconstructions of held-out pictures, to them
     lpips_vgg16: Measured | None  # likewise; None: no standard weights
-    memory: Memory
+    memory: Memory  # of the samples of the first way
+    memory_kept: Memory | None  # of those that were kept; None: all were
 
 
 @torch.no_grad()
@@ -54,6 +56,7 @@ def measure_quality(
     count: int,
     seed: int = 0,
     sheet: Path | None = None,
+    keep: float | None = None,
 ) -> Quality:
     """Compare `count` reconstructions and samples with real pictures.
 
@@ -65,48 +68,78 @@ def measure_quality(
         count: of each kind, at most; fewer where a split has fewer.
         seed: of the samples, and of which pictures are taken.
         sheet: a PNG for the samples that are nearest to a training picture, over it.
+        keep: also judge the best of count / keep samples, see `dvae.rejection`.
 
     Raises:
         UserError: there are fewer than 100 pictures of a kind.
     """
     learnt = Pictures(Reader(find_split(train, "train")), weights.model.image_size)
     others = Pictures(Reader(find_split(held_out, split)), weights.model.image_size)
-    chosen = some(learnt, MOST_TRAIN, seed)
-    refuse_few(count, len(others.reader), len(chosen))
-    network, inception, vgg = load_effnet_lite0(), if_there(load_inception), if_there(load_vgg16)
-    images, ids = pictures(learnt, chosen)
-    judge = Judge(images, in_features(network, images), min(count, len(images)), seed, inception)
-    true, _ = pictures(others, some(others, count, seed))
-    seen = in_features(network, true)
+    refuse_few(count, len(others.reader), min(len(learnt.reader), MOST_TRAIN))
+    network, vgg = load_effnet_lite0(), if_there(load_vgg16)
+    images, ids = some_pictures(learnt, MOST_TRAIN, seed)
+    judge = judge_of(images, network, count, seed)
+    true, _ = some_pictures(others, count, seed)
     back = to_pixels(reconstruct(weights, as_input(true)))
-    drawn = {
-        name: to_pixels(sample(weights, count, seed, how))
-        for name, how in ways_to_sample(weights).items()
-    }
-    found = {name: in_features(network, made) for name, made in drawn.items()}
+    drawn = drawn_samples(weights, judge.membership, count, seed, keep)
+    made = {"held-out pictures": true, "reconstructions": back} | drawn
+    found = {name: in_features(network, pictures) for name, pictures in made.items()}
+    rows = [judge.likeness(name, pictures, found[name]) for name, pictures in made.items()]
 
-    rows = [
-        judge.likeness("held-out pictures", true, seen),
-        judge.likeness("reconstructions", back, in_features(network, back)),
-        *(judge.likeness(name, made, found[name]) for name, made in drawn.items()),
-    ]
-    if len(images) >= count + LEAST:
-        other = slice(count, 2 * count)
-        floor = judge.likeness("other training pictures", images[other], judge.features[other])
-        rows.insert(0, floor)
-    name, first = next(iter(drawn.items()))
-    places, distances = nearest(found[name], judge.features)
-    held_out_distances = nearest(seen, judge.features)[1]
+    first, last = list(drawn)[0], list(drawn)[-1]
+    apart = nearest(found["held-out pictures"], judge.features)[1]
+    near = {name: nearest(found[name], judge.features) for name in (first, last)}
     if sheet:
-        closest = distances.argsort()[:SHOWN]
-        pairs = torch.cat([first[closest], images[places[closest]]])
-        save_png(grid(as_input(pairs), len(closest)), sheet)
-    where = [learnt.reader.place(int(ids[place])) for place in places.tolist()]
-    memory = memorised(held_out_distances, distances, where, len(images))
+        save_sheet(sheet, drawn[first], images, *near[first])
+    memory = {
+        name: memorised(
+            apart, distances, [learnt.reader.place(int(ids[p])) for p in places], len(ids)
+        )
+        for name, (places, distances) in near.items()
+    }
     pair = as_input(back), as_input(true)
-    apart = mean_with_interval(perceptual(network, *pair))
-    lpips = mean_with_interval(perceptual(vgg, *pair)) if vgg else None
-    return Quality(rows, apart, lpips, memory)
+    return Quality(
+        floor(judge) + rows,
+        mean_with_interval(perceptual(network, *pair)),
+        mean_with_interval(perceptual(vgg, *pair)) if vgg else None,
+        memory[first],
+        memory[last] if keep else None,
+    )
+
+
+def judge_of(images: Tensor, network: EffNetLite0, count: int, seed: int) -> Judge:
+    """The judge whose reference are the first `count` of (m, 3, S, S) uint8 training pictures."""
+    features, membership = in_features(network, images), learn_membership(network, images)
+    count = min(count, len(images))
+    return Judge(images, features, count, seed, membership, if_there(load_inception))
+
+
+def floor(judge: Judge) -> list[Likeness]:
+    """How like the reference other training pictures are, where there are some."""
+    if len(judge.images) < judge.count + LEAST:
+        return []
+    other = slice(judge.count, 2 * judge.count)
+    return [judge.likeness("other training pictures", judge.images[other], judge.features[other])]
+
+
+def drawn_samples(
+    weights: Weights, membership: Membership, count: int, seed: int, keep: float | None
+) -> dict[str, Tensor]:
+    """Of each way to sample `count`, (n, 3, S, S) uint8; last the kept ones of the first way."""
+    ways = ways_to_sample(weights)
+    drawn = {name: to_pixels(sample(weights, count, seed, how)) for name, how in ways.items()}
+    if keep:
+        name, how = next(iter(ways.items()))
+        kept = best(weights, membership, count, keep, seed, how)
+        drawn[f"{name}, best {100 * keep:.3g} %"] = to_pixels(kept.images)
+    return drawn
+
+
+def save_sheet(path: Path, made: Tensor, real: Tensor, places: Tensor, distances: Tensor) -> None:
+    """A PNG of the pictures that are nearest to a real one, over it; uint8."""
+    closest = distances.argsort()[:SHOWN]
+    pairs = torch.cat([made[closest], real[places[closest]]])
+    save_png(grid(as_input(pairs), len(closest)), path)
 
 
 def ways_to_sample(weights: Weights) -> dict[str, Sampling]:
@@ -132,45 +165,33 @@ def refuse_few(count: int, held_out: int, train: int) -> None:
             raise UserError(f"{name}: {found} is too few for a distance of sets: {LEAST} at least")
 
 
-def pictures(source: Pictures, ids: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """Centres of pictures, (n, 3, S, S) uint8, and their ids, without the unreadable ones."""
-    size = source.image_size
-    images = np.zeros((len(ids), size, size, 3), dtype=np.uint8)
-    bad = source.decode_into(images, ids, source.crops(ids, np.zeros_like(ids)))
-    good = ~np.isin(ids, [entry.sample for entry in bad])
-    return torch.from_numpy(images[good]).permute(0, 3, 1, 2), ids[good]
-
-
-def some(source: Pictures, count: int, seed: int) -> np.ndarray:
-    """`count` sample ids of a split, drawn without replacement."""
-    return np.random.default_rng(seed).permutation(len(source.reader))[:count]
-
-
 def table(quality: Quality) -> str:
     """What was measured, in lines."""
     lines = [
-        f"\n{'':32}{'n':>6}{'distinct':>9}  kd_effnetlite0, fd_effnetlite0, precision, recall, "
-        "high-frequency power"
+        f"\n{'':36}{'n':>6}{'distinct':>9}  kd_effnetlite0, fd_effnetlite0, precision, recall, "
+        "recognised, high-frequency power"
     ]
     for row in quality.rows:
-        numbers = (row.kd_effnetlite0, row.fd_effnetlite0, row.precision, row.recall)
-        shown = "  ".join(map(str, numbers))
+        kd, fd = row.kd_effnetlite0, row.fd_effnetlite0
+        shown = "  ".join(map(str, (kd, fd, row.precision, row.recall, row.recognised)))
         lines.append(
-            f"{row.pictures:32}{row.count:6}{row.distinct:9}  {shown}  {row.high_frequency:.3f}"
+            f"{row.pictures:36}{row.count:6}{row.distinct:9}  {shown}  {row.high_frequency:.3f}"
         )
     lines += [
-        f"{row.pictures:32}KID x 1000 {row.kid}, FID {row.fid or f'needs {LEAST_FID} pictures'}"
+        f"{row.pictures:36}KID x 1000 {row.kid}, FID {row.fid or f'needs {LEAST_FID} pictures'}"
         for row in quality.rows
         if row.kid
     ]
-    memory = quality.memory
     if quality.lpips_vgg16:
         lines.append(f"LPIPS (VGG) of reconstructions  {quality.lpips_vgg16}")
+    lines.append(f"perceptual_effnetlite0 of reconstructions  {quality.perceptual_effnetlite0}")
+    memories = {"samples": quality.memory, "kept samples": quality.memory_kept}
     lines += [
-        f"perceptual_effnetlite0 of reconstructions  {quality.perceptual_effnetlite0}",
-        f"nearest of {memory.train} training pictures: samples at {memory.samples_median:.3g}, "
+        f"nearest of {memory.train} training pictures: {name} at {memory.samples_median:.3g}, "
         f"held-out pictures at {memory.held_out_median:.3g} (medians); {100 * memory.near:.1f} % of "
-        "the samples are nearer than 99 % of the held-out pictures (by chance 1 %)",
+        f"the {name} are nearer than 99 % of the held-out pictures (by chance 1 %)"
+        for name, memory in memories.items()
+        if memory
     ]
     return "\n".join(lines)
 
@@ -182,8 +203,9 @@ def report(
     split: str,
     count: int,
     sheet: Path | None,
+    keep: float | None,
 ) -> dict[str, object]:
     """Measure, print the table, and give the same as JSON's types."""
-    quality = measure_quality(weights, train, held_out, split, count, sheet=sheet)
+    quality = measure_quality(weights, train, held_out, split, count, sheet=sheet, keep=keep)
     sys.stdout.write(table(quality) + "\n")
     return asdict(quality)

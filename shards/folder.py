@@ -10,6 +10,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dvae.data.formats import MAX_BYTES
@@ -41,19 +42,26 @@ class Folder:
         Raises:
             UserError: the folder itself can't be read.
         """
+        return (Item(name, _size(entry)) for name, entry in self._entries(ignored))
+
+    def names(self) -> Iterator[bytes]:
+        """Those of `files`, in half the time: nothing but the folders is asked for."""
+        return (name for name, _ in self._entries(Counter()))
+
+    def _entries(self, ignored: Counter[str]) -> Iterator[tuple[bytes, "os.DirEntry[bytes]"]]:
         root = os.fsencode(self.path)
         folders = [b""]
         while folders:
             folder = folders.pop()
+            prefix = os.path.join(folder, b"")
             try:
                 with os.scandir(os.path.join(root, folder)) as entries:
                     for entry in entries:
-                        name = os.path.join(folder, entry.name)
                         kind = _kind(entry)
                         if kind == "folder":
-                            folders.append(name)
+                            folders.append(prefix + entry.name)
                         elif kind == "file":
-                            yield Item(name, _size(entry))
+                            yield prefix + entry.name, entry
                         else:
                             ignored[kind] += 1
             except OSError as error:
@@ -65,7 +73,11 @@ class Folder:
 
     def read(self, item: Item) -> bytes:
         """The bytes of a file of `files`."""
-        return read_file(os.path.join(os.fsencode(self.path), item.name))
+        return read_file(self._prefix + item.name)
+
+    @cached_property
+    def _prefix(self) -> bytes:
+        return os.path.join(os.fsencode(self.path), b"")
 
 
 def _kind(entry: os.DirEntry[bytes]) -> str:

@@ -1,7 +1,7 @@
 """One packing job, and what it makes of one picture: a function that any thread or machine may run."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,11 @@ class Job:
     finished: Finished  # the set that is appended to
     digest: str  # of the two
     done: Done  # what an earlier run finished of this one
+
+
+def pack_all(job: Job, duplicates: Mapping[int, str], batch: Iterable[Work]) -> list[Packed]:
+    """What becomes of some pictures, in their order."""
+    return [pack_one(job, duplicates, work) for work in batch]
 
 
 def pack_one(job: Job, duplicates: Mapping[int, str], work: Work) -> Packed:

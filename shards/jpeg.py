@@ -3,6 +3,7 @@
 import struct
 
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
+_segment_at = struct.Struct(">BBH").unpack_from  # 0xFF, kind, length
 _FRAME = struct.Struct(">BHHB")  # bits, height, width, components
 _SAMPLINGS = [bytes([luma, 0x11, 0x11]) for luma in (0x11, 0x21, 0x12, 0x22, 0x41)]
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
@@ -19,17 +20,20 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     if data[:2] != b"\xff\xd8":
         return None
     place, size = 2, None
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker, body = data[place + 1], place + 4
-        place += 2 + int.from_bytes(data[place + 2 : body], "big")
-        if marker == 0xDA:
-            return size
-        if marker in _FRAMES and not size:
+    while place + 4 <= len(data):
+        mark, kind, length = _segment_at(data, place)
+        body, place = place + 4, place + 2 + length
+        if mark != 0xFF:
+            return None
+        if kind in _SKIPPED:
+            if kind == 0xE2 and data[body : body + 4] != b"ICC_":
+                return None
+        elif kind in _FRAMES and not size:
             size = _size(data[body:place])
             if not size:
                 return None
-        elif marker not in _SKIPPED or (marker == 0xE2 and data[body : body + 4] != b"ICC_"):
-            return None
+        else:
+            return size if kind == 0xDA else None
     return None
 
 

@@ -1,7 +1,7 @@
 """Makes the shards of a run: pictures in order, prepared on threads, written, journaled, counted."""
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from itertools import islice
@@ -18,7 +18,7 @@ from shards import output, summary
 from shards.assembly import Assembly, Packed, Writer
 from shards.dedupe import DUPLICATES, NEAR, find_duplicates
 from shards.finished import lines_kept, new_pictures
-from shards.job import Job, Work, pack_one
+from shards.job import Job, Work, pack_all
 from shards.journal import Journal
 from shards.options import Options
 from shards.parallel import in_order
@@ -27,7 +27,10 @@ from shards.sources import Item, Listing, shuffled
 from shards.splits import splits_of
 from shards.writer import ShardWriter
 
-_BATCH = 4  # pictures that a thread takes at a time
+# What a thread takes at a time: by twos or threes, half the time would go into taking turns.
+_BATCH = 32  # pictures
+_BATCH_BYTES = 1 << 20
+_USUAL_BYTES = 1 << 18  # of a picture whose size isn't known
 
 
 class Made(NamedTuple):
@@ -94,6 +97,19 @@ def _old_shards(job: Job, split: str) -> list[Shard]:
     return [*job.finished.shards_of(split), *job.done.shards(split)]
 
 
+def _batches(work: Iterable[Work]) -> Iterator[list[Work]]:
+    batch: list[Work] = []
+    size = 0
+    for position, item in work:
+        batch.append((position, item))
+        size += item.size or _USUAL_BYTES
+        if len(batch) == _BATCH or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 class Threads:
     """Packs on the threads of this process."""
 
@@ -103,7 +119,10 @@ class Threads:
         self, job: Job, duplicates: Mapping[int, str], work: Iterable[Work]
     ) -> Generator[Packed]:
         """What becomes of the pictures, in order."""
-        return in_order(partial(pack_one, job, duplicates), work, job.options.workers, _BATCH)
+        function = partial(pack_all, job, duplicates)
+        with closing(in_order(function, _batches(work), job.options.workers)) as results:
+            for made in results:
+                yield from made
 
     def writer(self, job: Job, split: str, number: int, samples: int) -> ShardWriter:
         """The writer of a split."""

@@ -23,7 +23,7 @@ from dvae.data.manifest import Shard
 from dvae.errors import UserError
 from shards.assembly import Packed
 from shards.finished import Finished
-from shards.job import Job, Work, pack_one
+from shards.job import Job, Work, pack_all
 from shards.pictures import quiet
 from shards.place import Place
 from shards.writer import Full, Sample, ShardWriter, fits
@@ -51,7 +51,7 @@ def prepare_block(
 ) -> tuple[list[Packed], list[Sample | None]]:
     """A task: what becomes of some pictures, and their samples."""
     with quiet():
-        made = [pack_one(job, duplicates, work) for work in block]
+        made = pack_all(job, duplicates, block)
     samples = [packed.sample for packed in made]
     sizes = [sample and Size(sample.blocks) for sample in samples]
     return [p._replace(sample=s) for p, s in zip(made, sizes, strict=True)], samples  # type: ignore[return-value]

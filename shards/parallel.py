@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
@@ -11,26 +10,17 @@ _Result = TypeVar("_Result")
 
 
 def in_order(
-    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int, batch: int = 1
+    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
 ) -> Generator[_Result, None, None]:
-    """`map` on threads, each taking `batch` items at a time, which costs less than one by one.
-
-    At most 4 results a worker wait, or two batches, so memory stays bounded.
-    """
-    waiting: deque[Future[list[_Result]]] = deque()
-    most = workers * max(2, 4 // batch)
-    items = iter(items)
+    """`map` on threads; at most 4 results a worker wait, so memory stays bounded."""
+    waiting: deque[Future[_Result]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
-        while taken := list(islice(items, batch)):
-            waiting.append(pool.submit(_all, function, taken))
-            if len(waiting) > most:
-                yield from waiting.popleft().result()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
         while waiting:
-            yield from waiting.popleft().result()
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _all(function: Callable[[_Item], _Result], items: list[_Item]) -> list[_Result]:
-    return [function(item) for item in items]

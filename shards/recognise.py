@@ -156,9 +156,9 @@ def _recognised(tree: Tree, name: str | None) -> DataSet | None:
     """
     candidates: dict[tuple[int, str], _Candidate] = {}
     total = 0
-    for file in tree.files(Counter()):
-        total += has_picture_name(file.name)
-        text = os.fsdecode(file.name)
+    for file in _names(tree):
+        total += has_picture_name(file)
+        text = os.fsdecode(file)
         if not _MAYBE.match(text):
             continue
         for prefix in {"", text[: text.find("/") + 1]}:
@@ -170,6 +170,12 @@ def _recognised(tree: Tree, name: str | None) -> DataSet | None:
         if not candidate.missing and 3 * candidate.pictures >= total:
             return DataSet(tree, LAYOUTS[number], os.fsencode(prefix))
     return None
+
+
+def _names(tree: Tree) -> Iterator[bytes]:
+    if isinstance(tree, Folder):
+        return tree.names()
+    return (file.name for file in tree.files(Counter()))
 
 
 class _Candidate:

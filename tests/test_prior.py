@@ -42,6 +42,15 @@ def test_an_untrained_flow_carries_each_noise_to_itself(shape):
     torch.testing.assert_close(flow.draw(3, generator(1), 1.0), noise, atol=1e-3, rtol=1e-3)
 
 
+def test_a_flow_s_latents_do_not_depend_on_how_many_it_carries_at_a_time(monkeypatch):
+    flow = FlowPrior((5,), FlowConfig(width=32, depth=1, dropout=0), ["a", "b"])
+    for parameter in flow.velocity.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator())
+    whole = flow.draw(7, generator(1), 1.0, "b", 2.0)
+    monkeypatch.setattr("dvae.prior.BATCH", 3)
+    torch.testing.assert_close(flow.draw(7, generator(1), 1.0, "b", 2.0), whole)
+
+
 def test_every_parameter_of_a_flow_gets_a_gradient_once_it_has_moved():
     flow = FlowPrior((4, 8, 8), FlowConfig(width=32, depth=1, dropout=0), ["a", "b"])
     for parameter in flow.velocity.parameters():

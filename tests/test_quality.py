@@ -12,7 +12,9 @@ from dvae.data.reader import Place
 from dvae.distances import frechet_distance, kernel_distance
 from dvae.errors import UserError
 from dvae.features import inception, vgg16
+from dvae.features.effnet_lite0 import load_effnet_lite0
 from dvae.likeness import Judge, distinct, if_there, in_features
+from dvae.membership import learn_membership
 from dvae.memorisation import memorised
 
 from .conftest import RECIPE
@@ -39,13 +41,15 @@ def many_shards(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_samples_are_judged_beside_real_pictures(many_shards, tmp_path, train):
+def test_samples_are_judged_beside_real_pictures(many_shards, tmp_path, train, monkeypatch):
+    monkeypatch.setattr("dvae.membership.SIDE", 64)  # pixels, for speed
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE.format(shards=many_shards, runs=tmp_path / "runs"))
     assert train(recipe) == 0
     run, out, sheet = tmp_path / "runs" / "tiny", tmp_path / "q.json", tmp_path / "near.png"
     assert main(["fit-prior", str(run), str(many_shards), "--kind", "gaussian"]) == 0
     arguments = ["evaluate", str(run), str(many_shards), "--samples", "100", "--sheet", str(sheet)]
+    arguments += ["--keep", "0.5"]
     assert main([*arguments, "--out", str(out)]) == 0
     quality = json.loads(out.read_text())["quality"]
     rows = {row["pictures"]: row for row in quality["rows"]}
@@ -55,6 +59,7 @@ def test_samples_are_judged_beside_real_pictures(many_shards, tmp_path, train):
         "reconstructions",
         "samples, gaussian prior",
         "samples, N(0, I)",
+        "samples, gaussian prior, best 50 %",
     ]
     floor, held_out = rows["other training pictures"], rows["held-out pictures"]
     assert floor["count"] == held_out["count"] == held_out["distinct"] == 100
@@ -65,6 +70,10 @@ def test_samples_are_judged_beside_real_pictures(many_shards, tmp_path, train):
         assert rows[name]["fd_effnetlite0"][0] > held_out["fd_effnetlite0"][0]
         assert rows[name]["high_frequency"] < 0.5
         assert rows[name]["recall"][2] < held_out["recall"][1]
+    every, kept = rows["samples, gaussian prior"], rows["samples, gaussian prior, best 50 %"]
+    assert kept["recognised"][0] > every["recognised"][2]
+    assert held_out["recognised"][1] > kept["recognised"][2]
+    assert quality["memory_kept"]["nearest"] != quality["memory"]["nearest"]
     assert quality["memory"]["train"] == 210
     assert len(quality["memory"]["nearest"]) == 100
     assert quality["memory"]["nearest"][0]["shard"].startswith("train-")
@@ -121,13 +130,14 @@ def test_standard_distances_are_taken_with_the_standard_weights_alone(
     features = torch.rand(20, 4, generator=torch.Generator().manual_seed(1)).double()
     real, made = images.split(10)
     seen = in_features(network, made), in_features(network, real)
-    judge = Judge(images, features, 10, 0, network)
+    membership = learn_membership(load_effnet_lite0(), images)
+    judge = Judge(images, features, 10, 0, membership, network)
     row = judge.likeness("some", made, features[10:])
     assert row.kid == kernel_distance(*seen)
     assert row.fid is None  # 2,048 pictures make one
     monkeypatch.setattr("dvae.likeness.LEAST_FID", 10)
     assert judge.likeness("some", made, features[10:]).fid == frechet_distance(*seen)
-    without = Judge(images, features, 10, 0, None).likeness("some", made, features[10:])
+    without = Judge(images, features, 10, 0, membership, None).likeness("some", made, features[10:])
     assert (without.kid, without.fid) == (None, None)
     monkeypatch.setattr(inception, "DIGEST", "0000")
     with pytest.raises(UserError, match="get it again"):

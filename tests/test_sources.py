@@ -13,7 +13,7 @@ from PIL import Image
 from dvae.errors import UserError
 from shards.boxes import read_boxes
 from shards.pack import main
-from shards.sources import list_items
+from shards.sources import has_picture_name, list_items
 from shards.splits import is_held_out
 from shards.tar import members
 
@@ -154,3 +154,10 @@ def test_a_table_may_have_a_byte_order_mark_other_columns_and_odd_names(tmp_path
     boxes = read_boxes(tmp_path / "boxes.csv", tmp_path)
     assert boxes.find(b"b\xff.jpg") == (0, 1, 2, 3)
     assert boxes.find(b"a.jpg") is None
+
+
+def test_a_base_name_that_is_nothing_but_an_extension_names_no_picture():
+    pictures = (b"a.jpg", b"..a.JPG", b"x/.a.tiff", b".a/b.jpeg", b"a..png", b"\xff.bmp")
+    others = (b".jpg", b"..jpg", b"x/.jpg", b"._a.jpg", b"x/._a.jpg", b"a.jpg/", b"jpg", b"a.jpg\n")
+    assert all(map(has_picture_name, pictures))
+    assert not any(map(has_picture_name, others))

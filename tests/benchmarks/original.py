@@ -39,12 +39,12 @@ from dvae.features.effnet_lite0 import load_effnet_lite0
 from dvae.files import locked, remove_unfinished, write_json
 from dvae.find import load
 from dvae.generate import reconstruct, sample
-from dvae.likeness import as_input, in_features
+from dvae.likeness import in_features
 from dvae.metrics import psnr, ssim
 from dvae.models.blocks import VAEOutput
 from dvae.models.dogvae import DogVAE
 from dvae.optim import load_optimizer_tensors, optimizer_tensors
-from dvae.pictures import grid, mirrored, save_png, to_pixels
+from dvae.pictures import as_input, grid, mirrored, save_png, to_pixels
 from dvae.quality import pictures, some
 from dvae.recipe import load_config
 from dvae.resume import restored

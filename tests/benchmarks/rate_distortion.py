@@ -26,8 +26,8 @@ from dvae.files import write_json
 from dvae.find import load
 from dvae.fit_prior import GaussianConfig, MixtureConfig, fit, latents_of
 from dvae.generate import Sampling, reconstruct, sample
-from dvae.likeness import as_input, in_features
-from dvae.pictures import grid, save_png, to_pixels
+from dvae.likeness import in_features
+from dvae.pictures import as_input, grid, save_png, to_pixels
 from dvae.prior import FlowConfig
 
 SHOWN = 25  # samples of a grid
