@@ -4,13 +4,17 @@ All processes go through the same phases of a step in the same order, so their n
 One that was stopped, killed or cut off says nothing any more; one that hangs speaks, and is behind.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
+from itertools import pairwise
+from statistics import mean, median
 
 SILENCE = 4.0  # seconds without a word, of a process that is lost
 NAMED = 3  # processes, at most, in a message
-PARTS = 8  # of the timeout; in each of half of them a slow process must have been slow
+PARTS = (
+    8  # of the timeout; over half of them, but for its longest, a slow process must have been slow
+)
 SHARE = 0.1  # of a part, at least, that a slow process spends on work of its own
 
 
@@ -82,9 +86,7 @@ class Pace:
 
     def __init__(self, timeout: float, factor: float) -> None:
         self._part, self._factor = timeout / PARTS, factor
-        self._began, self._before = 0.0, dict[int, float]()
-        self._slow = -1  # the slow one of the last parts
-        self._parts = 0  # that it was slow in
+        self._marks = deque[tuple[float, dict[int, float]]](maxlen=PARTS // 2 + 1)  # time, work
 
     def verdict(self, beats: Mapping[int, Beat], now: float) -> str:
         """A sentence that names the slow one, or nothing.
@@ -93,22 +95,25 @@ class Pace:
             beats: the last of each rank.
             now: seconds.
         """
-        if not self._factor or now - self._began < self._part:
+        if not self._factor or (self._marks and now - self._marks[-1][0] < self._part):
             return ""
-        spent = {r: beat.busy - self._before.get(r, beat.busy) for r, beat in beats.items()}
-        took, self._began = now - self._began, now
-        self._before = {rank: beat.busy for rank, beat in beats.items()}
-        worst = max(spent, key=lambda rank: spent[rank])
-        others = median([seconds for rank, seconds in spent.items() if rank != worst])
-        if spent[worst] < max(self._factor * others, SHARE * took):
-            self._slow, self._parts = -1, 0
+        self._marks.append((now, {rank: beat.busy for rank, beat in beats.items()}))
+        if len(self._marks) <= PARTS // 2:
             return ""
-        self._parts = self._parts + 1 if worst == self._slow else 1
-        self._slow = worst
-        if self._parts < PARTS // 2:
+        spent = {
+            rank: sorted(
+                b.get(rank, 0) - a.get(rank, 0) for (_, a), (_, b) in pairwise(self._marks)
+            )
+            for rank in beats
+        }
+        usual = {rank: mean(parts[:-1]) for rank, parts in spent.items()}  # one long read isn't
+        worst = max(usual, key=lambda rank: usual[rank])
+        others = median([mean(parts) for rank, parts in spent.items() if rank != worst])
+        took = now - self._marks[0][0]
+        if usual[worst] < max(self._factor * others, SHARE * took / len(spent[worst])):
             return ""
         return (
-            f"{names([worst], beats)} has been slow for {self._parts * self._part:.0f} s: of the last "
-            f"{took:.1f} s it spent {spent[worst]:.2f} on reading and the forward pass, the others "
-            f"{others:.2f}; it is {beats[worst].doing}"
+            f"{names([worst], beats)} has been slow for {took:.0f} s: it spent {sum(spent[worst]):.1f} "
+            f"of them on reading and the forward pass, the others {others * len(spent[worst]):.1f}; "
+            f"it is {beats[worst].doing}"
         )

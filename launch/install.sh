@@ -14,7 +14,7 @@ install_project() {
     fi
     echo "installing into .venv (a few minutes the first time)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
         --constraint constraints.txt --editable "$target"
     echo "$wanted" > .venv/installed
 }

@@ -7,5 +7,12 @@ install_project test
 export PATH="$PWD/.venv/bin:$PATH"
 ruff check .
 ruff format --check .
-mypy
-python -m pytest "$@"
+types=$(mktemp)
+trap 'rm -f "$types"' EXIT
+mypy > "$types" 2>&1 & # beside the tests, which leave a core free now and then
+checking=$!
+passed=0
+python -m pytest "$@" || passed=$?
+wait "$checking" || passed=1
+cat "$types"
+exit "$passed"

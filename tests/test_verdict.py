@@ -57,6 +57,12 @@ def test_one_that_is_slow_for_half_of_the_timeout_is_named():
     assert said[4].startswith("rank 1 on here has been slow for 4 s")
 
 
+def test_one_that_is_slow_is_named_though_a_part_looks_quick():
+    """A phase is counted in the part in which it ends."""
+    said = verdicts(Pace(PARTS, 5), [(0.05, 0.7), (0.05, 0.6), (0.05, 0.0), (0.05, 0.5)] * 2)
+    assert said[4].startswith("rank 1 on here has been slow for 4 s: it spent 1.8 of them on")
+
+
 @pytest.mark.parametrize(
     ("factor", "shares"),
     [

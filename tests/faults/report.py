@@ -1,7 +1,7 @@
 """Runs what measures the catalogue's section on numbers, and writes down what came of it.
 
     python tests/faults/report.py            # the short tier
-    python tests/faults/report.py --long     # hours: 200 kills, 10,000 damaged shards …
+    python tests/faults/report.py --long     # an hour or two: 200 kills, 10,000 shards …
 
 Every figure in REPORT.md is one that a test recorded (`record_property`) in this very run, or a count of
 tests that passed in it. A row whose tests failed, were skipped or don't exist says so.
@@ -25,8 +25,10 @@ REPORT = Path(__file__).with_name("REPORT.md")
 LONG = {
     "DVAE_TEST_KILLS": "200",
     "DVAE_TEST_COPIES": "10000",
-    "DVAE_TEST_RECIPES": "5000",
     "DVAE_TEST_BUDGETS": "50",
+    "DVAE_TEST_STOPS": "100",
+    "DVAE_TEST_STRAGGLERS": "30",
+    "DVAE_TEST_PACKING_KILLS": "100",
 }
 
 CHAOS = "faults/test_chaos.py::test_a_run_that_is_killed_again_and_again_loses_nothing"
@@ -36,6 +38,7 @@ LOSSES = (
     "faults/test_hostile_runs.py::"
     "test_every_loss_of_a_run_is_named_and_read_and_bad_make_up_the_plan"
 )
+STOPS = "faults/test_stops.py::test_runs_that_are_stopped_in_all_ways_lose_no_step"
 SIGNALS = "test_train.py::test_a_signal_saves_the_finished_step_and_the_run_goes_on_from_it"
 
 
@@ -132,13 +135,13 @@ ROWS = (
         "straggler",
         "a timeout without a name",
         "process, host, phase and shard named within the timeout, 30 trials",
-        ("test_heartbeat.py", "test_verdict.py"),
+        ("faults/test_stragglers.py", "test_heartbeat.py", "test_verdict.py"),
     ),
     Row(
         "preemption",
         "30 s of grace, no save",
         "100 SIGTERMs: saved at the last finished step, none lost",
-        (SIGNALS,),
+        (STOPS, SIGNALS),
     ),
     Row(
         "packing",
@@ -174,7 +177,9 @@ class Case(NamedTuple):
 def main() -> int:
     """The command line; 1 where a test failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--long", action="store_true", help="the figures that are aimed at; hours")
+    parser.add_argument(
+        "--long", action="store_true", help="the figures that are aimed at; an hour or two"
+    )
     given = parser.parse_args()
     tests = sorted({test.partition("[")[0] for row in ROWS for test in row.tests if test})
     place = f"at {_commit()}, on {machine()}, with a load of {os.getloadavg()[0]:.0f} when it began"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -47,7 +47,7 @@ class Stops(Chaos):
     seconds: list[float] = field(default_factory=list)  # from a signal to the end of all
     early: int = 0  # signals before the first step of a life
 
-    def launch(self, name: str) -> subprocess.Popen[bytes]:
+    def launch(self, name: str, **environment: str) -> subprocess.Popen[bytes]:
         """Begin, or go on with, a run."""
         record = self.folder / f"{name}-record"
         record.mkdir(exist_ok=True)
@@ -56,10 +56,10 @@ class Stops(Chaos):
         command += ["--config_file", str(ROOT / "launch" / yaml)]
         command += ["--num_processes", str(self.processes), str(RECORDED), str(self.recipe)]
         command += [*self.overrides, f"run.dir={self.folder}", f"run.name={name}"]
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        environment["DVAE_RECORD"] = str(record)
+        world = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "DVAE_RECORD": str(record)}
+        world = {**os.environ, **world, **environment}
         with (self.folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            return subprocess.Popen(command, cwd=ROOT, env=world, stdout=log, stderr=log)
 
     def stop_one(self, name: str, way: tuple[str, str]) -> bool:
         """Ask a run to stop; True if it came to its end first."""
@@ -74,13 +74,8 @@ class Stops(Chaos):
         for pid in self.targets(launcher, name, way[1]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, getattr(signal, way[0]))
-        wait(launcher, lambda: False, 2 * GRACE)
-        code = launcher.poll()
-        assert code is not None, f"{way}: the launcher doesn't end: {self.log(name)}"
-        while self.left(name) and time.monotonic() - asked < 2 * GRACE:
-            time.sleep(0.2)
+        code = self.end(launcher, name)
         self.seconds.append(time.monotonic() - asked)
-        assert not self.left(name), f"{way}: somebody was left: {self.log(name)}"
         after = self.check_whole(name)
         if code == 0:
             return True
@@ -89,6 +84,17 @@ class Stops(Chaos):
         done = self.last_step(name) if has_begun else before
         assert after >= done, f"{way}: step {done} is lost, {after} was saved: {self.log(name)}"
         return False
+
+    def end(self, launcher: subprocess.Popen[bytes], name: str) -> int:
+        """Wait for a launcher and all that it started; its exit code."""
+        began = time.monotonic()
+        wait(launcher, lambda: False, 2 * GRACE)
+        code = launcher.poll()
+        assert code is not None, f"the launcher doesn't end: {self.log(name)}"
+        while self.left(name) and time.monotonic() - began < 2 * GRACE:
+            time.sleep(0.2)
+        assert not self.left(name), f"somebody was left: {self.log(name)}"
+        return code
 
     def targets(self, launcher: subprocess.Popen[bytes], name: str, whom: str) -> list[int]:
         """The processes that get the signal."""
@@ -109,6 +115,15 @@ class Stops(Chaos):
                 if mark in path.read_bytes():
                     found.append(int(path.parent.name))
         return found
+
+    @contextlib.contextmanager
+    def nobody_left(self, name: str) -> Iterator[None]:
+        """Kill what is left of a run that failed."""
+        try:
+            yield
+        finally:
+            for pid in self.left(name):
+                os.kill(pid, signal.SIGKILL)
 
     def last_step(self, name: str) -> int:
         """How many steps the first process has finished, once it is over."""
@@ -132,7 +147,8 @@ def run_stops(stops: Stops, trials: int) -> None:
         name, is_over = f"stopped-{stops.rounds}", False
         while left and not is_over:
             way = stops.draw.choice(WAYS)
-            is_over = stops.stop_one(name, way)
+            with stops.nobody_left(name):
+                is_over = stops.stop_one(name, way)
             left -= not is_over
             print(f"{way} {stops.seconds[-1]:.1f} s, {left} left", file=sys.stderr, flush=True)
         assert stops.launch(name).wait() == 0, stops.log(name)

@@ -2,6 +2,11 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import time
+from ctypes.util import find_library
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dvae.checkpoint import Checkpoints
+from tests.conftest import ROOT
 from tests.faults.worlds import train_apart
 
 OVERRIDES = ["train.steps=10", "train.save_every=1", "eval.every=10", "train.log_every=1"]
@@ -80,3 +86,54 @@ def test_a_folder_that_became_read_only_ends_the_run_with_its_checkpoint_whole(
     path, damaged = Checkpoints(recipe.parent / "runs" / "tiny" / "checkpoints", 1).newest()
     assert (path.name, damaged) == ("step-00000003", [])
     assert train(recipe, *OVERRIDES) == 0
+
+
+@pytest.fixture
+def stale(tmp_path):
+    """Mounts a folder whose handles are stale while a file is there: the mount, the file."""
+    if os.geteuid() or not shutil.which("mount") or not Path("/dev/fuse").exists():
+        pytest.skip("needs root and FUSE")
+    if not find_library("fuse3"):
+        pytest.skip("there is no libfuse: bash tests/faults/install.sh")
+    real, mount, flag = tmp_path / "real", tmp_path / "mount", tmp_path / "flag"
+    real.mkdir()
+    command = [sys.executable, "tests/faults/stale_folder.py", str(real), str(mount), str(flag)]
+    with subprocess.Popen(command, cwd=ROOT) as server:
+        while not os.path.ismount(mount) and server.poll() is None:
+            time.sleep(0.01)
+        assert server.poll() is None
+        yield mount, flag
+        flag.unlink(missing_ok=True)
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+@pytest.mark.slow
+def test_a_folder_with_stale_handles_for_a_while_costs_nothing(recipe, stale, tmp_path):
+    mount, flag = stale
+    at_step = {
+        3: f"run.saver.wait(); open({str(flag)!r}, 'w')",
+        5: f"import os; run.saver.wait(); os.unlink({str(flag)!r})",
+    }
+    done = train_apart(tmp_path / "1", recipe, *OVERRIDES, f"run.dir={mount}", at_step=at_step)
+    assert done.codes == [0], done.err
+    assert done.out.count("could not be written (Stale file handle)") == 2
+    assert done.out.count("tensorboard is written again") == 1
+    assert logged(mount / "tiny") == list(range(1, 11))
+    path, damaged = Checkpoints(mount / "tiny" / "checkpoints", 1).newest()
+    assert (path.name, damaged) == ("step-00000010", [])
+
+
+@pytest.mark.slow
+def test_a_folder_whose_handles_stay_stale_ends_the_run_with_its_checkpoint_whole(
+    recipe, train, stale, tmp_path
+):
+    mount, flag = stale
+    at_step = {3: f"run.saver.wait(); open({str(flag)!r}, 'w')"}
+    done = train_apart(tmp_path / "1", recipe, *OVERRIDES, f"run.dir={mount}", at_step=at_step)
+    assert done.codes == [6], done.err
+    assert "(Stale file handle), the third failure in a row" in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+    flag.unlink()
+    path, damaged = Checkpoints(mount / "tiny" / "checkpoints", 1).newest()
+    assert (path.name, damaged) == ("step-00000003", [])
+    assert train(recipe, *OVERRIDES, f"run.dir={mount}") == 0

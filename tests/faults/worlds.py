@@ -14,7 +14,7 @@ from tests.processes import free_port
 RECORDED = Path(__file__).parents[1] / "recorded_train.py"
 LIMIT = 300  # seconds that a world may take
 _forks = get_context("forkserver")
-_forks.set_forkserver_preload(["dvae.train", "tests.engines_on_cpu"])
+_forks.set_forkserver_preload(["dvae.train", "tests.engines_on_cpu", "torch._dynamo"])
 
 
 @dataclass(frozen=True)

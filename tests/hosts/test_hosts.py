@@ -5,9 +5,7 @@ The first runs where it can; the others, of minutes, with DVAE_TEST_HOSTS=1.
 
 import json
 import os
-import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,134 +13,15 @@ import time
 import pytest
 
 from dvae.checkpoint import Checkpoints
-from dvae.files import damage
-from tests.conftest import ROOT
 
+from .jobs import LAUNCH, Job, agree, agree_in_weights, curve, undisturbed, until
 from .machines import network, why_not
 
 pytestmark = pytest.mark.slow
 by_hand = pytest.mark.skipif(
     "DVAE_TEST_HOSTS" not in os.environ, reason="takes minutes: set DVAE_TEST_HOSTS=1"
 )
-LIMIT = 180.0  # seconds that anything may take
-TIMEOUT = 15  # seconds that the processes wait for each other
-CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 ENDLESS = ("train.steps=1000000", "optim.schedule=constant")
-
-
-class Job:
-    """A run on some machines, a process on each.
-
-    Args:
-        machines: the first has rank 0.
-        recipe: of the run, overridden.
-        launcher: `accelerate launch`, or what is given instead, without the machine's place.
-    """
-
-    def __init__(self, machines, recipe, *overrides, restarts=0, launcher=None):
-        self.machines, self.folder = machines, recipe.parent
-        self.record = self.folder / "record"
-        self.record.mkdir(exist_ok=True)
-        command = [str(ROOT / "tests" / "recorded_train.py"), str(recipe)]
-        command += ["eval.every=1000000", "train.save_every=5", "train.micro_batch_size=2"]
-        command += ["train.global_batch_size=12", f"train.peer_timeout={TIMEOUT}", *overrides]
-        self.launchers = []
-        for rank, machine in enumerate(machines):
-            where = launcher or accelerate(rank, machines, restarts)
-            environment = {**CPU, "DVAE_RECORD": str(self.record)}
-            process = machine.start([*where, *command], self.log(rank), environment)
-            self.launchers.append(process)
-
-    def log(self, rank):
-        return self.folder / f"log-{rank}"
-
-    def said(self, rank):
-        return self.log(rank).read_text().replace("\r", "\n")
-
-    def steps(self):
-        """How many steps the first process has recorded."""
-        path = self.record / "rank-0.jsonl"
-        return path.read_text().count("\n") if path.exists() else 0
-
-    def reach(self, steps):
-        until(lambda: self.steps() >= steps or self.has_ended(), self)
-        assert not self.has_ended(), self.said(0)
-
-    def has_ended(self):
-        return any(launcher.poll() is not None for launcher in self.launchers)
-
-    def trainers(self, rank):
-        """The processes that a launcher has started."""
-        pids = self.machines[rank].processes()
-        return [pid for pid in pids if pid != self.launchers[rank].pid]
-
-    def end(self, *ranks):
-        """Wait for launchers, and see that they left nobody behind; their exit codes."""
-        until(lambda: all(self.launchers[rank].poll() is not None for rank in ranks), self)
-        assert [self.machines[rank].processes() for rank in ranks] == [[]] * len(ranks)
-        return [self.launchers[rank].returncode for rank in ranks]
-
-    def verdict(self, rank):
-        """What a process said of another one when it ended with exit code 7, the last time."""
-        until(lambda: re.search(r"exitcode: 7\)", self.said(rank)), self)
-        return re.findall(r"^error: (.*)$", self.said(rank), re.M)[-1]
-
-    def checkpoint(self, name="tiny"):
-        """The step of the last one; all are whole."""
-        found = Checkpoints(self.folder / "runs" / name / "checkpoints", 1).names()
-        assert all(damage(path) is None for path in found.values())
-        return max(found)
-
-
-def accelerate(rank, machines, restarts):
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += ["--config_file", str(ROOT / "launch" / "multi_node.yaml")]
-    command += ["--num_machines", str(len(machines)), "--num_processes", str(len(machines))]
-    command += ["--machine_rank", str(rank), "--main_process_ip", machines[0].address]
-    return [*command, "--main_process_port", "29500", "--max_restarts", str(restarts)]
-
-
-def until(reached, job):
-    end = time.monotonic() + LIMIT
-    while not reached():
-        assert time.monotonic() < end, "".join(map(job.said, range(len(job.machines))))
-        time.sleep(0.05)
-
-
-def curve(record):
-    """Step by step: the global batch's ids and the loss; what was done again was done alike."""
-    parts = {}  # what each rank wrote down of a step in a world of some size, in each of its lives
-    for rank, path in enumerate(sorted(record.glob("rank-*.jsonl"))):
-        for line in map(json.loads, path.read_text().splitlines()):
-            known = parts.setdefault((line["step"], line["world"]), {}).setdefault(rank, line)
-            assert line == known
-    steps = {}
-    for (step, world), lines in parts.items():
-        if len(lines) == world:  # not cut short
-            ids = [sample for _, line in sorted(lines.items()) for sample in line["ids"]]
-            steps.setdefault(step, []).append((ids, (lines[0]["nll"], lines[0]["kl"])))
-    for worlds in steps.values():
-        agree(worlds, worlds[:1] * len(worlds))
-    return [steps[step][0] for step in range(len(steps))]
-
-
-def undisturbed(recipe, *overrides):
-    """The curve of one process."""
-    record = recipe.parent / "alone"
-    record.mkdir()
-    command = [sys.executable, str(ROOT / "tests" / "recorded_train.py"), str(recipe)]
-    command += ["train.global_batch_size=12", "train.micro_batch_size=2", "run.name=alone"]
-    environment = {**os.environ, **CPU, "DVAE_RECORD": str(record)}
-    subprocess.run(
-        [*command, *overrides], cwd=ROOT, env=environment, check=True, capture_output=True
-    )
-    return curve(record)
-
-
-def agree(found, whole):
-    assert [ids for ids, _ in found] == [ids for ids, _ in whole]
-    for (_, a), (_, b) in zip(found, whole, strict=True):
-        assert a == pytest.approx(b, rel=1e-4)
 
 
 @pytest.fixture
@@ -258,6 +137,34 @@ def test_three_machines_train_and_go_on_from_what_they_saved(recipe, machines):
     job = Job(machines, recipe, "train.steps=24", "optim.schedule=constant")
     assert job.end(0, 1, 2) == [0, 0, 0], job.said(0)
     agree(curve(job.record), undisturbed(recipe, "train.steps=24", "optim.schedule=constant"))
+
+
+@by_hand
+@three
+def test_the_script_for_several_machines_trains_on_three(recipe, machines):
+    def script(rank):
+        return [str(LAUNCH / "multi_node.sh"), str(rank), "3", machines[0].address, "1"]
+
+    job = Job(machines, recipe, "train.steps=12", script=script)
+    assert job.end(0, 1, 2) == [0, 0, 0], job.said(0)
+    assert "done: 12 steps" in job.said(0)
+    undisturbed(recipe, "train.steps=12", "eval.every=1000000", "train.save_every=5")
+    agree_in_weights(job.folder / "runs", "tiny", "alone")
+
+
+@by_hand
+def test_the_script_for_machines_that_come_and_go_loses_one(recipe, machines):
+    def script(_):
+        return [str(LAUNCH / "elastic.sh"), "1", "2", machines[0].address, "1"]
+
+    job = Job(machines, recipe, "train.steps=60", script=script)
+    folder = job.folder / "runs" / "tiny" / "checkpoints"
+    until(lambda: Checkpoints(folder, 1).names() or job.has_ended(), job)
+    machines[1].signal(signal.SIGKILL)
+    assert job.end(0) == [0], job.said(0)
+    assert f"rank 1 on {machines[1].name}" in job.said(0)
+    undisturbed(recipe, "train.steps=60", "eval.every=1000000", "train.save_every=5")
+    agree_in_weights(job.folder / "runs", "tiny", "alone")
 
 
 @by_hand
