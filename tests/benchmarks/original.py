@@ -23,7 +23,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -44,8 +43,7 @@ from dvae.metrics import psnr, ssim
 from dvae.models.blocks import VAEOutput
 from dvae.models.dogvae import DogVAE
 from dvae.optim import load_optimizer_tensors, optimizer_tensors
-from dvae.pictures import as_input, grid, mirrored, save_png, to_pixels
-from dvae.quality import pictures, some
+from dvae.pictures import as_input, grid, mirrored, save_png, some_pictures, to_pixels
 from dvae.recipe import load_config
 from dvae.resume import restored
 from dvae.streams import Streams, open_streams
@@ -173,8 +171,8 @@ def std_of_z(mean: Tensor, logvar: Tensor, own_way: bool) -> float:
 def centres(shards: Path, split: str, size: int, count: int | None = None) -> Tensor:
     """The centres of a split's pictures, or of some of them: (n, 3, size, size) uint8."""
     source = Pictures(Reader(find_split(shards, split)), size)
-    ids = np.arange(len(source.reader)) if count is None else some(source, count, seed=0)
-    return pictures(source, ids)[0]
+    images, ids = some_pictures(source, count or len(source.reader), seed=0)
+    return images if count else images[ids.argsort()]
 
 
 def quality(samples: Tensor, given: argparse.Namespace) -> str:
