@@ -88,7 +88,9 @@ def measure_quality(
 
     first, last = list(drawn)[0], list(drawn)[-1]
     apart = nearest(found["held-out pictures"], judge.features)[1]
-    near = {name: nearest(found[name], judge.features) for name in (first, last)}
+    near = {
+        name: nearest(found[name], judge.features) for name in ({first, last} if keep else {first})
+    }
     if sheet:
         save_sheet(sheet, drawn[first], images, *near[first])
     memory = {

@@ -1,8 +1,12 @@
 """Processes that find each other as a launcher's do, each with its own folder, command and exit code."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +36,28 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def hindered(send: Callable[[int], None]) -> Iterator[None]:
+    """Let what gets the signals that are sent have a tenth of its time."""
+    is_over = threading.Event()
+
+    def hinder() -> None:
+        with contextlib.suppress(ProcessLookupError):  # it is over
+            while not is_over.is_set():
+                send(signal.SIGSTOP)
+                is_over.wait(0.36)
+                send(signal.SIGCONT)
+                is_over.wait(0.04)
+
+    thread = threading.Thread(target=hinder)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def run_together(parts: list[Part]) -> list[Ended]:

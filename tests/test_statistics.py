@@ -83,8 +83,8 @@ def test_the_historical_network_has_one_curve_on_one_process_and_on_two(recipe, 
         record = tmp_path / f"record-{processes}"
         record.mkdir()
         overrides = [f"run.name=on-{processes}", "train.precision=fp64", "eval.images=4"]
-        overrides += ["train.global_batch_size=4"]
         overrides += [
+            "train.global_batch_size=4",
             f"train.steps={STEPS}",
             f"train.save_every={STEPS}",
             f"eval.every={STEPS}",

@@ -11,6 +11,7 @@ decoding threads differ. Small `train.steps` and `train.save_every` make many li
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -23,9 +24,11 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Self
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])
@@ -59,6 +62,19 @@ class Chaos:
     kills: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
     steps_again: int = 0  # that a later life did again
+
+    @classmethod
+    @contextlib.contextmanager
+    def asked(cls, given: argparse.Namespace) -> Iterator[Self]:
+        """Trials of what a command line names, in a folder of their own."""
+        load_config(given.recipe, given.overrides)
+        with tempfile.TemporaryDirectory(prefix=f"{cls.__name__.lower()}-") as folder:
+            draw = Random(given.seed)
+            yield cls(given.recipe.absolute(), given.overrides, given.processes, Path(folder), draw)
+
+    def ways(self, between: str = " ") -> str:
+        """How often each way was taken."""
+        return ", ".join(f"{count}{between}{way}" for way, count in sorted(self.kills.items()))
 
     def undisturbed(self) -> "Result":
         """The run that isn't killed, and the seconds that its steps took."""
@@ -244,19 +260,10 @@ def command_line(text: str | None, option: str, count: int, processes: int) -> a
 def main() -> None:
     """The command line."""
     given = command_line(__doc__, "--kills", 20, 1)
-    load_config(given.recipe, given.overrides)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        chaos = Chaos(
-            given.recipe.absolute(),
-            given.overrides,
-            given.processes,
-            Path(folder),
-            Random(given.seed),
-        )
+    with Chaos.asked(given) as chaos:
         run_chaos(chaos, given.kills)
-    ways = ", ".join(f"{count} while {way}" for way, count in sorted(chaos.kills.items()))
     print(
-        f"{chaos.kills.total()} kills ({ways}) of {chaos.processes} processes in {chaos.rounds} runs, "
+        f"{chaos.kills.total()} kills ({chaos.ways(' while ')}) of {chaos.processes} processes in {chaos.rounds} runs, "
         f"{chaos.steps_again} steps done again: 0 lost, 0 other; all SHA-256 equal"
     )
 

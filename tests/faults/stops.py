@@ -15,12 +15,10 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])
@@ -161,14 +159,10 @@ def run_stops(stops: Stops, trials: int) -> None:
 def main() -> None:
     """The command line."""
     given = command_line(__doc__, "--trials", 10, 2)
-    with tempfile.TemporaryDirectory(prefix="stops-") as folder:
-        where, draw = Path(folder), Random(given.seed)
-        recipe = given.recipe.absolute()
-        stops = Stops(recipe, given.overrides, given.processes, where, draw)
+    with Stops.asked(given) as stops:
         run_stops(stops, given.trials)
-    ways = ", ".join(f"{count} {way}" for way, count in sorted(stops.kills.items()))
     print(
-        f"{given.trials} stops ({ways}; {stops.early} before the first step) of {given.processes} "
+        f"{given.trials} stops ({stops.ways()}; {stops.early} before the first step) of {given.processes} "
         f"processes in {stops.rounds} runs: 0 steps lost, nobody left; the longest took "
         f"{max(stops.seconds):.1f} s; all SHA-256 equal"
     )

@@ -16,11 +16,9 @@ import re
 import signal
 import socket
 import sys
-import tempfile
-import threading
 import time
+from functools import partial
 from pathlib import Path
-from random import Random
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])
@@ -28,6 +26,7 @@ if __name__ == "__main__":
 from dvae.recipe import load_config
 from tests.faults.chaos import command_line
 from tests.faults.stops import LIMIT, Stops, wait
+from tests.processes import hindered
 
 SLACK = 10.0  # seconds after the timeout
 HANGS = """
@@ -64,7 +63,7 @@ class Stragglers(Stops):
             wait(launcher, lambda: False, self.draw.uniform(0, 2))
         assert launcher.poll() is None, self.log(name)
         lost, asked = self.process(name, rank), time.monotonic()
-        with hindered(lost) if way == "slow" else contextlib.nullcontext():
+        with hindered(partial(os.kill, lost)) if way == "slow" else contextlib.nullcontext():
             if way in ("killed", "stopped"):
                 os.kill(lost, signal.SIGKILL if way == "killed" else signal.SIGSTOP)
             limit = load_config(self.recipe, self.overrides).train.peer_timeout + SLACK
@@ -94,42 +93,16 @@ class Stragglers(Stops):
         return path.read_text().replace("\r", "\n") if path.exists() else ""
 
 
-@contextlib.contextmanager
-def hindered(pid: int):
-    """Let a process have a tenth of its time."""
-    is_over = threading.Event()
-
-    def hinder() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            while not is_over.is_set():
-                os.kill(pid, signal.SIGSTOP)
-                is_over.wait(0.36)
-                os.kill(pid, signal.SIGCONT)
-                is_over.wait(0.04)
-
-    thread = threading.Thread(target=hinder)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
-
-
 def main() -> None:
     """The command line."""
     given = command_line(__doc__, "--trials", 4, 2)
-    with tempfile.TemporaryDirectory(prefix="stragglers-") as folder:
-        where, draw = Path(folder), Random(given.seed)
-        trials = Stragglers(given.recipe.absolute(), given.overrides, given.processes, where, draw)
-        with trials.nobody_left("lost"):
-            for number in range(given.trials):
-                way = list(TOLD)[number % len(TOLD)]
-                trials.lose_one("lost", way)
-                print(f"{way} {trials.seconds[-1]:.1f} s", file=sys.stderr, flush=True)
-    ways = ", ".join(f"{count} {way}" for way, count in sorted(trials.kills.items()))
+    with Stragglers.asked(given) as trials, trials.nobody_left("lost"):
+        for number in range(given.trials):
+            way = list(TOLD)[number % len(TOLD)]
+            trials.lose_one("lost", way)
+            print(f"{way} {trials.seconds[-1]:.1f} s", file=sys.stderr, flush=True)
     print(
-        f"{given.trials} of {given.processes} processes lost ({ways}): rank, host and phase named "
+        f"{given.trials} of {given.processes} processes lost ({trials.ways()}): rank, host and phase named "
         f"each time, after {max(trials.seconds):.1f} s at most; exit code 7, nobody left"
     )
 

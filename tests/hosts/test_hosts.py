@@ -7,12 +7,12 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 
 import pytest
 
 from dvae.checkpoint import Checkpoints
+from tests.processes import hindered
 
 from .jobs import LAUNCH, Job, agree, agree_in_weights, curve, undisturbed, until
 from .machines import network, why_not
@@ -107,22 +107,8 @@ def test_a_machine_that_is_ten_times_slower_is_named(recipe, machines, slow):
     job.reach(12)
     others = [rank for rank in range(3) if rank != slow]
     began = time.monotonic()
-    done = threading.Event()
-
-    def hinder():
-        while not done.is_set():
-            machines[slow].signal(signal.SIGSTOP)
-            done.wait(0.36)
-            machines[slow].signal(signal.SIGCONT)
-            done.wait(0.04)
-
-    thread = threading.Thread(target=hinder)
-    thread.start()
-    try:
+    with hindered(machines[slow].signal):
         job.end(*others)
-    finally:
-        done.set()
-        thread.join()
     print(f"ended after {time.monotonic() - began:.1f} s")
     for rank in others:
         print(job.verdict(rank))
