@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from dvae.data.index import index_bytes, read_index
 from dvae.data.manifest import Shard
@@ -124,12 +124,12 @@ def _check_samples(file: BinaryIO, shard: Shard, rows: np.ndarray) -> list[Probl
 
 def _sample_damage(file: BinaryIO, row: np.void) -> str | None:
     data = os.pread(file.fileno(), int(row["size"]), int(row["offset"]))
-    if zlib.crc32(data) != row["crc32"]:
+    if crc32(data) != row["crc32"]:
         return "does not have its CRC-32"
     if not row["json_size"]:
         return None
     note = os.pread(file.fileno(), int(row["json_size"]), int(row["json_offset"]))
-    if zlib.crc32(note) != row["json_crc32"]:
+    if crc32(note) != row["json_crc32"]:
         return "has a JSON without its CRC-32"
     try:
         about = json.loads(note)

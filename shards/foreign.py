@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from dvae.data.formats import MAX_BYTES, MAX_JSON_BYTES
 from dvae.data.index import SAMPLE
@@ -78,7 +78,7 @@ def _rows(
             data = os.pread(file.fileno(), whole[0].size, whole[0].offset)
             note = _note(file, members, skip)
             place = (whole[0].offset, whole[0].size)
-            yield (*place, zlib.crc32(data), stored_orientation(data), *note)
+            yield (*place, crc32(data), stored_orientation(data), *note)
 
 
 def _usable(file: BinaryIO, path: Path, skip: _Skip) -> Iterator[tar.Member]:
@@ -108,7 +108,7 @@ def _note(file: BinaryIO, members: list[tar.Member], skip: _Skip) -> tuple[int, 
     kinds = ("json", "cls", "txt") if says_label else ("cls", "json", "txt")
     for kind in kinds:
         if found.get(kind):
-            return notes[kind][0].offset, notes[kind][0].size, zlib.crc32(found[kind])
+            return notes[kind][0].offset, notes[kind][0].size, crc32(found[kind])
     return 0, 0, 0
 
 

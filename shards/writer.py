@@ -4,13 +4,13 @@ import contextlib
 import hashlib
 import json
 import struct
-import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from dvae.data.index import SAMPLE, write_index
 from dvae.data.manifest import Shard, index_name
@@ -46,7 +46,7 @@ _to_json = json.JSONEncoder(sort_keys=True).encode
 
 def sample_of(data: bytes, extension: str, about: dict[str, Any]) -> Sample:
     """A sample; the work that needs no order is done here, on whatever thread."""
-    return Sample(data, extension, zlib.crc32(data), _to_json(about).encode())
+    return Sample(data, extension, crc32(data), _to_json(about).encode())
 
 
 def shard_name(split: str, number: int) -> str:
@@ -142,7 +142,7 @@ class ShardWriter:
         note_header = _padding(sample.data) + tar.header(f"{key}.json", len(sample.note))
         self._append(note_header + sample.note + _padding(sample.note))
         picture = (start, len(sample.data), sample.crc32, 1)
-        note = (note_start, len(sample.note), zlib.crc32(sample.note))
+        note = (note_start, len(sample.note), crc32(sample.note))
         self._rows += _ROW.pack(*picture, *note)
         self.samples += 1
         return full

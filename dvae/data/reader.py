@@ -6,7 +6,6 @@ what is asked for ahead comes by one request for a run of consecutive samples (`
 """
 
 import json
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from dvae.data.catalog import Catalog
 from dvae.data.formats import MAX_BYTES, MAX_JSON_BYTES
@@ -230,6 +230,6 @@ class Reader:
             return ""
         if not is_whole(member.block[:BLOCK]):
             return "its header in the tar is damaged"
-        if zlib.crc32(memoryview(member.block)[BLOCK:]) != member.extent.crc32:
+        if crc32(memoryview(member.block)[BLOCK:]) != member.extent.crc32:
             return "its bytes are not those that were packed (CRC-32 differs)"
         return ""
