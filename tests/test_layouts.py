@@ -83,8 +83,19 @@ def test_a_layout_can_be_named_or_refused(tmp_path, capsys):
     assert main([str(folder), str(tmp_path / "out"), "--layout", "folder"]) == 0
     labels = {about["label"] for _, _, about in samples(tmp_path / "out")}
     assert labels == {"train/dog", "val/dog", "train/cat", "val/wild"}
-    assert main([str(folder), str(tmp_path / "b"), "--layout", "imagewoof"]) == 2
-    assert "has not the layout imagewoof" in capsys.readouterr().err
+    for name in ("imagewoof", "dog-breed-identification"):
+        assert main([str(folder), str(tmp_path / "b"), "--layout", name]) == 2
+    told = capsys.readouterr().err
+    assert "has not the layout imagewoof" in told
+    assert "has not the layout dog-breeds" in told
+
+
+def test_the_boxes_of_whole_dogs_can_be_asked_for(pictures, tmp_path, capsys):
+    folder = write_files(tmp_path / "set", BUILDERS["tsinghua-dogs"](pictures)[0])
+    name = "tsinghua-dogs-bodies"
+    made = packed(folder, tmp_path / "out", name, capsys, "--layout", name, "--boxes", "source")
+    sizes = {(about["width"], about["height"]) for _, about in made.values()}
+    assert sizes == {(39, 39)}
 
 
 def test_val_is_taken_from_train_only_and_never_beside_a_val_of_the_source(tmp_path, capsys):

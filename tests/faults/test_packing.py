@@ -124,7 +124,7 @@ def test_finished_shards_are_kept_and_not_written_again(source, whole, tmp_path,
     before = {path.name: path.stat().st_ino for path in out.glob("[!.]*.tar")}
     journaled = len(list(out.glob(".journal-*")))
     assert journaled > 3
-    assert main([str(source), str(out), *FLAGS]) == 0
+    assert main([str(source), str(out), *FLAGS, "--resume"]) == 0
     assert f"kept      {journaled} shards of an earlier run" in capsys.readouterr().out
     same = [name for name, node in before.items() if (out / name).stat().st_ino == node]
     assert len(same) >= journaled

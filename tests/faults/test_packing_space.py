@@ -37,8 +37,10 @@ def whole(source, tmp_path_factory):
 
 def check_halted(done, out, source, whole):
     """One line on stderr, only whole files under final names, and the next run ends well."""
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1), done.stderr
     assert "it goes on after the last whole shard" in done.stderr
+    assert "a shard needs up to 0.00614 MB, " in done.stderr
+    assert f" MB are free, {len(list(out.glob('.journal-*')))} shards are kept" in done.stderr
     assert not list(out.glob(".tmp-*"))
     found = {name: data for name, data in tree(out).items() if not name.startswith(".")}
     assert found.items() <= whole.items()
@@ -101,14 +103,15 @@ def test_a_full_disk_halts_the_run_and_nothing_is_lost(size, source, whole, tmp_
 
 
 @needs_unshare
-def test_a_read_only_folder_is_named_before_any_picture_is_read(source, tmp_path):
+def test_a_read_only_folder_is_named_before_the_source_is_looked_at(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     script = 'mount -t tmpfs -o ro tmpfs "$1" && shift || exit 99; exec "$@"'
-    command = [sys.executable, "-m", "shards.pack", source, out, *FLAGS]
-    done = in_a_mount(script, out, *command)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "cannot be written (Read-only file system): choose another folder" in done.stderr
+    for there in (out, out / "new" / "shards"):
+        command = [sys.executable, "-m", "shards.pack", tmp_path / "no source", there, *FLAGS]
+        done = in_a_mount(script, out, *command)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "cannot be written (Read-only file system): choose another folder" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
