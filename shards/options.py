@@ -72,12 +72,12 @@ def location(text: str) -> Path | str:
     """A path, or a URL as a text.
 
     Raises:
-        UserError: a URL of a kind that isn't read from.
+        ArgumentTypeError: a URL of a kind that isn't read from.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        scheme_of(text)
-        return text
-    return Path(text)
+    try:
+        return text if "://" in text and scheme_of(text) else Path(text)
+    except UserError as error:  # argparse would drop the words of a ValueError
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class Parser(argparse.ArgumentParser):
