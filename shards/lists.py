@@ -5,8 +5,9 @@
     https://example.org/pug/1.jpg   pug    val
 
 `file` (or `url`) is a path, relative to the list's folder, or a URL, http(s) or of an object store
-(s3://BUCKET/pug/1.jpg); the other columns may be absent or empty, and further ones are nobody's business. JSON may say `"box": [x0, y0, x1, y1]`.
-Boxes are in pixels of the upright picture, x1 and y1 exclusive. A picture may stand in several lines.
+(s3://BUCKET/pug/1.jpg); the other columns may be absent or empty, and further ones are nobody's
+business. JSON may say `"box": [x0, y0, x1, y1]`. Boxes are in pixels of the upright picture, x1 and y1
+exclusive. A picture may stand in several lines.
 """
 
 import csv
@@ -142,7 +143,7 @@ def _item(record: dict[str, Any], folder: bytes) -> Item:
 
         find_object(name)  # or the remedy is told now
     elif scheme and (scheme[1] or "").lower() not in HTTP:
-        raise _LineError(f"{name[:80]!r} is neither a path nor a URL of http, https or s3")
+        raise _LineError(f"{name[:80]!r} is neither a path nor a URL of http(s) or an object store")
     if scheme:
         return Item(encoded, 0, label, box, split)
     path = os.path.normpath(encoded)

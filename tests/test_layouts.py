@@ -1,6 +1,7 @@
 """Known dog data sets are recognised by their layout, with their dogs, classes, splits and boxes."""
 
 import json
+import re
 import zipfile
 
 import pytest
@@ -22,6 +23,7 @@ def pictures(request):
     return dogs(8, request.param)
 
 
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 WITH_BOXES = ("stanford-dogs", "oxford-pets", "tsinghua-dogs")
 
 
@@ -68,6 +70,26 @@ def test_a_zip_with_a_top_folder_gives_the_same_bytes(name, pictures, tmp_path, 
     assert tars
     for tar in tars:
         assert (tmp_path / "a" / tar).read_bytes() == (tmp_path / "b" / tar).read_bytes()
+
+
+@pytest.mark.skipif(not DOGS.is_dir(), reason=f"no photographs in {DOGS}")
+def test_the_real_oxford_pets_are_packed_as_they_lie(tmp_path, capsys):
+    pets, flags = DOGS / "pets", ("--boxes", "source", "--check", "header", "--size", "64")
+    made = packed(pets, tmp_path / "out", "oxford-pets", capsys, *flags)
+    names = {path.stem for path in (pets / "images").glob("*.jpg")}
+    lines = (pets / "annotations" / "trainval.txt").read_text().splitlines()
+    trained = {line.split()[0] for line in lines}
+    assert {source: split for source, (split, _) in made.items()} == {
+        f"images/{name}.jpg": "train" if name in trained else "test" for name in names
+    }
+    boxed = [path.stem for path in (pets / "annotations" / "xmls").glob("*.xml")]
+    assert boxed
+    for name in boxed:
+        text = (pets / "annotations" / "xmls" / f"{name}.xml").read_text()
+        x0, y0, x1, y1 = (int(re.search(rf"<{c}>(\d+)<", text)[1]) for c in CORNERS)
+        about = made[f"images/{name}.jpg"][1]
+        shape = (x1 - x0 + 1) / (y1 - y0 + 1)
+        assert about["width"] / about["height"] == pytest.approx(shape, abs=0.03)
 
 
 def test_a_few_pictures_with_a_known_name_make_no_layout(tmp_path, capsys):
