@@ -20,7 +20,7 @@ import torch
 from dvae.data.buffers import Buffers
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS
-from dvae.data.order import CROP, FLIP, uniform
+from dvae.data.keyed import CROP, FLIP, uniform
 from dvae.data.plans import Plan, evaluation_plan
 from dvae.data.reader import BadSample, Place, Reader
 from dvae.files import append
