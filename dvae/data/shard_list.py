@@ -69,8 +69,8 @@ class ShardList(Sequence[Shard]):
 
     def __getitem__(self, number: int | slice) -> "Shard | ShardList":
         if isinstance(number, slice):
-            return ShardList(self[i] for i in range(*number.indices(len(self))))
-        number = range(len(self))[number]
+            return ShardList(self[i] for i in range(len(self))[number])
+        number = range(len(self))[number]  # from the end, or out of range
         digest = slice(number * DIGEST, (number + 1) * DIGEST)
         return Shard(
             self.name(number),
@@ -97,11 +97,13 @@ class ShardList(Sequence[Shard]):
 
     def lines(self) -> Iterator[str]:
         """Each as JSON with sorted keys."""
-        for shard in self:
+        encode = json.JSONEncoder().encode
+        for number in range(len(self)):
+            digest = slice(number * DIGEST, (number + 1) * DIGEST)
             yield (
-                f'{{"bytes": {shard.bytes}, "index_sha256": "{shard.index_sha256}", '
-                f'"name": {json.dumps(shard.name)}, "samples": {shard.samples}, '
-                f'"sha256": "{shard.sha256}"}}'
+                f'{{"bytes": {self._bytes[number]}, "index_sha256": "{self._index_sha256[digest].hex()}", '
+                f'"name": {encode(self.name(number))}, "samples": {self._samples[number]}, '
+                f'"sha256": "{self._sha256[digest].hex()}"}}'
             )
 
 
