@@ -24,6 +24,14 @@ def test_shards_come_out_as_they_went_in():
         columns[50]
 
 
+def test_a_shard_is_found_by_its_name():
+    columns = ShardList(SHARDS)
+    assert [columns.named(shard.name) for shard in SHARDS] == SHARDS
+    for name in ("train-0.tar", "", "träin-50.tar"):
+        with pytest.raises(KeyError):
+            columns.named(name)
+
+
 def test_a_shard_takes_little_memory():
     tracemalloc.start()
     columns = ShardList(SHARDS[i % 50] for i in range(10))

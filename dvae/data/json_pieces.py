@@ -19,7 +19,7 @@ class JsonPieces:
     """
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._texts = codecs.iterdecode(pieces, "utf-8")
+        self._texts = codecs.iterdecode(pieces, "utf-8-sig")
         self._text, self._at = "", 0  # what has come, and where reading goes on
         self._one_by_one = 0  # before here elements are read singly
 

@@ -3,8 +3,9 @@
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any, overload
 
@@ -85,6 +86,31 @@ class ShardList(Sequence[Shard]):
         start = self._ends[number - 1] if number else 0
         return self._names[start : self._ends[number]].decode()
 
+    def named(self, name: str) -> Shard:
+        """The shard of a name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        numbers, places = self._by_name
+        first, last = (np.searchsorted(numbers, hash(name), side) for side in ("left", "right"))
+        for place in places[first:last].tolist():  # one, but for a rare chance
+            if self.name(place) == name:
+                return self[place]
+        raise KeyError(name)
+
+    @cached_property
+    def _by_name(self) -> tuple[np.ndarray, np.ndarray]:
+        """(S,) ascending numbers made of the names, and the place of each."""
+        numbers = self.hashes()
+        places = np.argsort(numbers)
+        return numbers[places], places
+
+    def hashes(self) -> np.ndarray:
+        """(S,) int64 made of the names: what has the same name has the same number."""
+        numbers = array("q", (hash(self.name(number)) for number in range(len(self))))
+        return np.array(numbers, dtype=np.int64)
+
     @property
     def counts(self) -> np.ndarray:
         """Samples in each: (S,) int64."""
@@ -107,12 +133,10 @@ class ShardList(Sequence[Shard]):
             )
 
 
-def is_named_twice(lists: Iterable[ShardList]) -> bool:
-    """Whether any name is in some lists twice; a million are compared by numbers made of them."""
-    lists = list(lists)
-    numbers = array("q", (hash(shards.name(i)) for shards in lists for i in range(len(shards))))
-    ordered = np.sort(np.array(numbers))
-    if (ordered[1:] != ordered[:-1]).all():
+def is_named_twice(lists: Collection[ShardList]) -> bool:
+    """Whether any name is in some lists twice; of a million names only numbers are compared."""
+    numbers = np.sort(np.concatenate([np.empty(0, int), *(shards.hashes() for shards in lists)]))
+    if (numbers[1:] != numbers[:-1]).all():
         return False
     times = Counter(shards.name(i) for shards in lists for i in range(len(shards)))
     return max(times.values()) > 1
