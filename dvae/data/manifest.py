@@ -143,6 +143,7 @@ def _parse(store: Store, manifest: JsonPieces) -> dict[str, Any]:
 
 
 def _shards(store: Store, manifest: JsonPieces) -> ShardList:
+    """The shards of a split, of which the manifest's next value is the list."""
     shards = ShardList()
     for entries in manifest.chunks():
         shards.extend(entries)

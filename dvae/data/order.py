@@ -156,13 +156,14 @@ class Order:
             Thread(target=self.line, args=(epoch,), name="order", daemon=True).start()
 
     def line(self, epoch: int) -> Line:
-        """The permuted shards of an epoch; those of two epochs are kept, as at an edge both are read."""
+        """The permuted shards of an epoch; one beside it is kept, as at an edge both are read."""
         line = self._lines.get(epoch)
         if line is None:
             with self._lock:  # one thread works it out, others wait
                 line = self._lines.get(epoch) or self._make_line(epoch)
-                for old in sorted(self._lines)[:-1]:
-                    self._lines.pop(old, None)
+                beside = epoch + 1 if epoch + 1 in self._lines else epoch - 1
+                for other in set(self._lines) - {beside}:
+                    self._lines.pop(other)
                 self._lines[epoch] = line
         return line
 
