@@ -7,7 +7,7 @@ from statistics import median
 from dvae.checkpoint import State, read_state
 from dvae.data.batches import Batch
 from dvae.errors import DataError, DiscriminatorWonError, NonFiniteError
-from dvae.files import append
+from dvae.files import append, keep_lines
 from dvae.find import load
 from dvae.resume import restored
 from dvae.session import BAD_SAMPLES, Run, as_tensor, say
@@ -26,7 +26,7 @@ def count_good(run: Run, batch: Batch) -> float:
         RuntimeError: the pictures read and the bad ones of all processes aren't the global batch.
     """
     config, state = run.config, run.state
-    batch.append_bad(config.folder / BAD_SAMPLES, "train")
+    batch.append_bad(config.folder / BAD_SAMPLES, "train", state.step + 1)
     counts = as_tensor(run, [float(batch.weights.sum()), float(len(batch.bad))])
     good, bad = run.accelerator.reduce(counts, "sum").tolist()
     if good + bad != config.train.global_batch_size:
@@ -43,6 +43,14 @@ def count_good(run: Run, batch: Batch) -> float:
             "names them; pack the data again, or raise the limit"
         )
     return good
+
+
+def forget_later(run: Run) -> None:
+    """Forget what was noted of steps later than the run's: it does them again. All processes call this."""
+    if run.accelerator.is_main_process:
+        for name in (BAD_SAMPLES, REPORT):
+            keep_lines(run.config.folder / name, lambda line: line["step"] <= run.state.step)
+    run.accelerator.wait_for_everyone()
 
 
 def is_odd(run: Run, grad_norm: float) -> bool:

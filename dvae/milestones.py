@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import torch
 
@@ -37,7 +36,7 @@ def measure(run: Run) -> bool:
         model = network_of(config.model, run.average())
         result = evaluate(
             model,
-            batches if state.metrics else _noting_bad(batches, config.folder / BAD_SAMPLES),
+            batches if state.metrics else _noting_bad(batches, run),
             config.loss,
             run.scale,
             config.train.seed,
@@ -136,8 +135,8 @@ def is_published(run: Run) -> bool:
     return damage(folder) is None and step_of(folder) == run.state.step
 
 
-def _noting_bad(batches: Iterable[Batch], path: Path) -> Iterator[Batch]:
+def _noting_bad(batches: Iterable[Batch], run: Run) -> Iterator[Batch]:
     """The same batches; what is bad in them is named once in a run's life, not at each evaluation."""
     for batch in batches:
-        batch.append_bad(path, "val")
+        batch.append_bad(run.config.folder / BAD_SAMPLES, "val", run.state.step)
         yield batch

@@ -23,7 +23,15 @@ from dvae.config import Config
 from dvae.errors import exit_code_of
 from dvae.files import locked
 from dvae.gradients import find_gradients
-from dvae.guard import check_game, count_good, is_odd, leave_out, note_good, what_is_wrong
+from dvae.guard import (
+    check_game,
+    count_good,
+    forget_later,
+    is_odd,
+    leave_out,
+    note_good,
+    what_is_wrong,
+)
 from dvae.heartbeat import Heartbeat
 from dvae.losses import kl_weight, steered
 from dvae.milestones import finish, measure, save
@@ -100,6 +108,7 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
             stack.enter_context(locked(config.folder))
         claim_folder(config, accelerator, may_resume)
         run = set_up(config, accelerator, streams, heartbeat, accept_new_data)
+        forget_later(run)
         stack.callback(run.saver.wait)
         if config.train.audit:
             audit_terms(run)
