@@ -95,8 +95,10 @@ def save(run: Run) -> None:
         files |= rival_files(run.judges.rival)
     state, about, files = copy.deepcopy(run.state), describe(run.config, run.state), on_host(files)
 
+    held_out = run.streams.held_out.reader.splits
+
     def write() -> None:
-        note_data(state, run.streams.sources, run.checkpoints.folder)
+        note_data(state, run.streams.sources, held_out, run.checkpoints.folder)
         run.checkpoints.save(state, files)
         publish(run.config, files.get(AVERAGE, files[NETWORK]), about)
 

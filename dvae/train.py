@@ -219,9 +219,8 @@ def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
     if run.bare.is_variational:
         values["bits_per_dim"] = bits_per_dim(run.config, totals, count)
     run.monitor.scalars(values | also, run.state.step)
-    run.monitor.sources(
-        run.streams.sources.drawn(run.state.step - run.state.first_step), run.state.step
-    )
+    steps = [*run.state.earlier, run.state.step - run.state.first_step]
+    run.monitor.sources(run.streams.sources.drawn(*steps), run.state.step)
 
 
 def bits_per_dim(config: Config, totals: Totals, count: float) -> float:
