@@ -32,6 +32,9 @@ class DataConfig(Part):
     crop_min: float = Field(1.0, gt=0, le=1)  # least side of the random crop, of the shorter side
     flip: bool = True  # mirror half of the pictures
     max_bad: float = Field(0.01, ge=0, le=1, json_schema_extra=FREE)  # share that stops a run
+    bad_shards: Literal["stop", "skip"] = Field(  # at the start; what one lacks is a bad sample
+        "stop", json_schema_extra=FREE
+    )
     max_pixels: Positive = MAX_PIXELS
     verify: bool = Field(True, json_schema_extra=FREE)  # check every picture's CRC-32
     threads: Count = Field(0, json_schema_extra=FREE)  # that decode; 0: one a core
