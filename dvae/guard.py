@@ -15,7 +15,7 @@ from dvae.weights import export
 
 REPORT = "guard.jsonl"  # in the run's folder: every step that wasn't taken
 USUAL = 5  # good steps that a spike is measured by
-ROUNDED = ".4g"  # its size tells a spike
+SHORT = ".4g"  # of what a spike is measured by: a checkpoint keeps it
 SMALLEST_SCALE = 2.0**-10  # of fp16; it begins at 2^16
 
 
@@ -90,9 +90,9 @@ def collapse_of(scale: float) -> str:
 
 def note_good(state: State, loss: float, grad_norm: float) -> None:
     """Remember a good step: later ones are measured by its like."""
-    state.losses = [*state.losses, float(format(loss, ROUNDED))][-USUAL:]
+    state.losses = [*state.losses, float(format(loss, SHORT))][-USUAL:]
     if math.isfinite(grad_norm):  # it isn't where fp16's scaler left the step out
-        state.norms = [*state.norms, float(format(grad_norm, ROUNDED))][-USUAL:]
+        state.norms = [*state.norms, float(format(grad_norm, SHORT))][-USUAL:]
 
 
 def leave_out(run: Run, batch: Batch, count: float, reason: str) -> None:

@@ -119,6 +119,7 @@ def test_a_recipe_written_out_is_read_back_equal(recipe):
 def test_differences_name_keys_that_change_the_result_and_no_others(recipe):
     old = load_config(recipe)
     free = ["data.threads=7", "train.log_every=3", "run.dir=elsewhere", "data.train=moved"]
+    free += ["data.max_bad=0.5", "data.bad_shards=skip"]
     assert differences(old, load_config(recipe, free)) == []
     other = load_config(recipe, ["train.seed=1", "loss.beta=2"])
     assert differences(old, other) == [
