@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import torch
 
@@ -29,6 +28,7 @@ def measure(run: Run) -> bool:
 
     Raises:
         DataError: more of its pictures are bad than `data.max_bad` allows.
+        RuntimeError: the pictures measured and the bad ones aren't the split.
     """
     config, state, accelerator = run.config, run.state, run.accelerator
     rank, world_size = accelerator.process_index, accelerator.num_processes
@@ -37,16 +37,17 @@ def measure(run: Run) -> bool:
         model = network_of(config.model, run.average())
         result = evaluate(
             model,
-            batches if state.metrics else _noting_bad(batches, config.folder / BAD_SAMPLES),
+            batches if state.metrics else _noting_bad(batches, run),
             config.loss,
             run.scale,
             config.train.seed,
             lambda sums: accelerator.reduce(sums.to(accelerator.device), "sum"),
         )
     planned = run.streams.held_out_count
-    if planned - result.images > config.data.max_bad * planned:
+    result.refuse_lost(planned)
+    if result.bad > config.data.max_bad * planned:
         raise DataError(
-            f"{planned - result.images} of {planned} validation pictures are bad, more than "
+            f"{result.bad} of {planned} validation pictures are bad, more than "
             f"data.max_bad={config.data.max_bad:g} allows: {config.folder / BAD_SAMPLES} names them; "
             "pack the data again, or raise the limit"
         )
@@ -96,8 +97,10 @@ def save(run: Run) -> None:
         files |= rival_files(run.judges.rival)
     state, about, files = copy.deepcopy(run.state), describe(run.config, run.state), on_host(files)
 
+    held_out = run.streams.held_out.reader.splits
+
     def write() -> None:
-        note_data(state, run.streams.sources, run.checkpoints.folder)
+        note_data(state, run.streams.sources, held_out, run.checkpoints.folder)
         run.checkpoints.save(state, files)
         publish(run.config, files.get(AVERAGE, files[NETWORK]), about)
 
@@ -136,8 +139,8 @@ def is_published(run: Run) -> bool:
     return damage(folder) is None and step_of(folder) == run.state.step
 
 
-def _noting_bad(batches: Iterable[Batch], path: Path) -> Iterator[Batch]:
+def _noting_bad(batches: Iterable[Batch], run: Run) -> Iterator[Batch]:
     """The same batches; what is bad in them is named once in a run's life, not at each evaluation."""
     for batch in batches:
-        batch.append_bad(path, "val")
+        batch.append_bad(run.config.folder / BAD_SAMPLES, "val", run.state.step)
         yield batch

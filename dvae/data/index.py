@@ -107,16 +107,24 @@ def _rows(data: bytes, samples: int) -> np.ndarray | None:
 
     Its header is compared, not parsed: numpy's parser fails in too many ways on a damaged one.
     """
-    file = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(SAMPLE)
-    head = {"descr": descr, "fortran_order": False, "shape": (samples,)}
-    np.lib.format.write_array_header_1_0(file, head)
-    expected = file.getvalue()
+    expected = _header(samples)
     start = 10 + int.from_bytes(data[8:10], "little")  # bytes; the padding is numpy's own affair
     is_same = data[:8] == expected[:8] and data[10:start].rstrip() == expected[10:].rstrip()
     if not is_same or len(data) != start + samples * SAMPLE.itemsize:
         return None
-    return np.frombuffer(data[start:], SAMPLE).copy()
+    return np.frombuffer(data, SAMPLE, offset=start).copy()
+
+
+def _header(samples: int) -> bytes:
+    """What an index file of so many samples begins with."""
+    file = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(SAMPLE)
+    head = {"descr": descr, "fortran_order": False, "shape": (samples,)}
+    np.lib.format.write_array_header_1_0(file, head)
+    return file.getvalue()
+
+
+HEADER = len(_header(0))  # bytes; the same for any number of samples
 
 
 def missing_shards(split: Split) -> list[str]:
@@ -148,12 +156,13 @@ def _wrong_size(store: Store, name: str, least: int, most: int) -> list[str]:
     return [f"{store.shown}/{name} {wrong}"]
 
 
-def refuse_missing(split: Split) -> None:
-    """Raises `DataError` that names the files of a split that are missing or have another size."""
+def tell_missing(split: Split) -> str:
+    """A line that names the files of a split that are missing or have another size; "" if none are."""
     problems = missing_shards(split)
-    if problems:
-        shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
-        raise DataError(
-            f"{len(problems)} files of {len(split.shards)} shards are not what {split.store.shown}'s "
-            f"manifest says: {shown}: copy them again, or pack anew"
-        )
+    if not problems:
+        return ""
+    shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
+    return (
+        f"{len(problems)} files of {len(split.shards)} shards are not what {split.store.shown}'s "
+        f"manifest says: {shown}"
+    )
