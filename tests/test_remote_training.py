@@ -29,20 +29,26 @@ def equal(one, two):
 def test_training_from_http_gives_the_weights_of_training_from_a_disk(
     recipe, shards, train, tmp_path, capfd
 ):
-    assert train(recipe, "run.name=local", WINDOW) == 0
+    # An epoch has six steps, and windows end after its fourth and sixth.
+    common = [WINDOW, "train.global_batch_size=8", "optim.schedule=constant"]
+    assert train(recipe, "run.name=local", *common, "train.steps=7") == 0
     with serving(shards, "reset in the body") as server:
         address = server.url.removeprefix("http://")
         url = f"http://dog:hushhush@{address}/data?sig=s1gnature"
-        remote = [WINDOW, f"data.train={url}"]
-        assert train(recipe, "run.name=http", *remote, "train.steps=6") == 0
-        assert (
-            train(recipe, "run.name=http", *remote, "data.ahead=2") == 0
-        )  # it goes on, or is done
+        remote = [*common, f"data.train={url}"]
+        assert train(recipe, "run.name=http", *remote, "train.steps=3") == 0
+        assert not equal(weights(recipe, "local"), weights(recipe, "http"))
+        told = "".join(capfd.readouterr())
+        more = ["train.steps=7", "data.ahead=2"]  # it goes on inside a window
+        assert train(recipe, "run.name=http", *remote, *more) == 0
+        new = "".join(capfd.readouterr())
+        assert ("step 3: psnr" in new, "step 6: psnr" in new) == (False, True)
         kept = [f"data.cache_dir={tmp_path / 'cache'}", f"data.cache_bytes={1 << 20}"]
-        assert train(recipe, "run.name=kept", "data.threads=1", *remote, *kept) == 0
+        once = ["train.steps=7", "data.threads=1"]
+        assert train(recipe, "run.name=kept", *remote, *once, *kept) == 0
     assert equal(weights(recipe, "local"), weights(recipe, "http"))
     assert equal(weights(recipe, "local"), weights(recipe, "kept"))
-    told = "".join(capfd.readouterr())
+    told += new + "".join(capfd.readouterr())
     files = [path for path in recipe.parent.rglob("*") if path.is_file()]
     texts = [told.encode(), *(path.read_bytes() for path in files)]
     assert len(texts) > 10
