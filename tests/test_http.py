@@ -141,7 +141,7 @@ def test_a_folder_that_is_not_there_or_no_server_is_an_error_with_the_reason(fol
 
 
 def test_a_server_that_ignores_ranges_is_not_asked_to_skip_far(folder, monkeypatch):
-    monkeypatch.setattr("dvae.data.http.MAX_SKIP", 1000)
+    monkeypatch.setattr("dvae.data.answers.MAX_SKIP", 1000)
     refused = pytest.raises(StoreError, match="ignores Range, and byte 1001 is too far")
     with serving(folder, "Range ignored") as server, refused:
         store_of(server).read("train-000000.tar", 1001, 10)
