@@ -40,6 +40,7 @@ from dvae.session import (
     start_accelerator,
 )
 from dvae.signals import StopRequest, die_with_launcher
+from dvae.world import keep_group
 
 SCALE_DECAY = 0.9  # of the running error behind the optimal scale
 
@@ -108,6 +109,7 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
         finish(run)
         heartbeat.stop()
         if world_size > 1:
+            keep_group()
             accelerator.end_training()
     if run.state.step < config.train.steps:
         say(run, f"stopped after step {run.state.step}; run the same command again to go on")

@@ -6,6 +6,8 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
+_kept: list[distributed.ProcessGroup | None] = []
+
 
 def join_again(timeout: float) -> None:
     """Make the process group of a launch that was started again; the first one is Accelerate's to make.
@@ -27,6 +29,18 @@ def join_again(timeout: float) -> None:
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=timedelta(seconds=timeout),
     )
+
+
+def keep_group() -> None:
+    """Keep the process group while Python lives; to be called before it's destroyed.
+
+    DDP's reducer would else be the last that holds it, and frees it with Python's lock held: that waits
+    for the group's thread, which wants the lock to free the tensors of the last collective, so that now
+    and then a finished run hung on a busy machine (PyTorch 2.13, gloo). Python's own reference to a
+    group lets go of the lock first.
+    """
+    if distributed.is_initialized():
+        _kept.append(distributed.group.WORLD)
 
 
 def shared_store(name: str, timeout: float) -> distributed.Store:

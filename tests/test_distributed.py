@@ -144,3 +144,9 @@ def test_strangers_that_think_they_are_alone_are_refused(recipe, tmp_path):
     )
     assert done.returncode != 0
     assert "2 processes were launched and each sees 1" in done.stdout + done.stderr
+
+
+def test_a_process_group_that_ends_waits_for_nobody():
+    command = [sys.executable, "-m", "tests.ended_groups"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
