@@ -46,7 +46,7 @@ class Standing:
 
 @dataclass
 class State:
-    """The counters of a run. With the tensors they are all of it: every draw is keyed."""
+    """The counters of a run. With the tensors they are all of it: every draw is keyed. 1 KB at most."""
 
     step: int = 0  # finished optimizer steps; with the recipe, also the state of the data
     mean_error: float | None = None  # running, of one number of a picture: the optimal scale
@@ -54,14 +54,16 @@ class State:
     best_loss: float | None = None  # nats per image, on the validation split
     steering: float = 1.0  # what beta is multiplied by, to hold the rate
     bad_samples: int = 0  # in all processes
-    data: str = ""  # digest of the shards that are trained on
+    data: str = ""  # the digest of the shards that are trained on, or how it begins
+    held_out: str = ""  # the same of those that are measured on
+    earlier: list[int] = field(default_factory=list)  # steps taken with each of the data before
     first_step: int = 0  # the step at which these data began
     first_epoch: int = 0  # the number of the epoch that began then
     epochs: int = 0  # that have begun
     loss_scale: dict[str, Any] | None = None  # of fp16
-    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation, rounded
     measured: int | None = None  # the step of that evaluation
-    losses: list[float] = field(default_factory=list)  # of the last steps, nats per image
+    losses: list[float] = field(default_factory=list)  # of the last steps, nats per image, rounded
     norms: list[float] = field(default_factory=list)  # of their gradients
     rolled_back: int | None = None  # to the checkpoint of this step, last
     standing: Standing = field(default_factory=Standing)
@@ -107,7 +109,7 @@ class Checkpoints:
             for name, tensors in files.items():
                 write_tensors(tensors, temporary / name)
                 failpoint(name)
-            (temporary / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
+            (temporary / STATE).write_text(json.dumps(asdict(state), separators=(",", ":")) + "\n")
             failpoint(STATE)
         wrong = damage(path)
         if wrong:

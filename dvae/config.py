@@ -10,27 +10,31 @@ from dvae.data.location import shown
 from dvae.model_config import ModelConfig
 from dvae.schema import FREE, Channels, Count, Part, Positive
 
-# A folder of shards, local or remote (dvae.data.location); written down without its secrets.
+# A folder of shards, local or remote (dvae.data.location); written down without its secrets. A run may
+# find its data elsewhere: their digest decides whether they are the same (dvae.resume).
 Location = Annotated[str, PlainSerializer(shown)]
 
 
 class SourceConfig(Part):
     """One of several folders of shards that are drawn together."""
 
-    path: Location  # a folder of shards; its split "train", or its only one
+    path: Location = Field(json_schema_extra=FREE)  # of shards; their split "train", or only one
     weight: float = Field(1.0, gt=0)  # its share is weight / the sum of all weights
 
 
 class DataConfig(Part):
     """Where the shards are, and how a picture becomes a sample."""
 
-    train: Location = ""  # a folder of shards; its split "train", or its only one
+    train: Location = Field("", json_schema_extra=FREE)  # of shards; split "train", or only one
     sources: tuple[SourceConfig, ...] = ()  # instead of train: several, in exact shares
-    val: Location = ""  # a folder of shards; its split "val", or its only one; empty: that of train
+    val: Location = Field("", json_schema_extra=FREE)  # "val", or only one; empty: train's
     window: Count = 0  # samples permuted together; 0: the whole data set, on a local disk
     crop_min: float = Field(1.0, gt=0, le=1)  # least side of the random crop, of the shorter side
     flip: bool = True  # mirror half of the pictures
-    max_bad: float = Field(0.01, ge=0, le=1)  # share of bad samples past which the run stops
+    max_bad: float = Field(0.01, ge=0, le=1, json_schema_extra=FREE)  # share that stops a run
+    bad_shards: Literal["stop", "skip"] = Field(  # at the start; what one lacks is a bad sample
+        "stop", json_schema_extra=FREE
+    )
     max_pixels: Positive = MAX_PIXELS
     verify: bool = Field(True, json_schema_extra=FREE)  # check every picture's CRC-32
     threads: Count = Field(0, json_schema_extra=FREE)  # that decode; 0: one a core

@@ -25,7 +25,7 @@ from dvae.notes import Note, amount, attempt, checked, noted
 from dvae.recipe import load_config
 from dvae.resume import settle_data
 from dvae.session import BAD_SAMPLES
-from dvae.sources import find_sources
+from dvae.sources import find_held_out, find_sources
 
 FAILED = 1  # exit code: something is wrong
 SHOWN = 5  # of many like findings
@@ -115,8 +115,9 @@ def _of_checkpoints(run: Path, found: list[Found]) -> Iterator[Note]:
 def _of_data(run: Path, config: Config) -> Iterator[Note]:
     """Whether the shards are still those that the run began with."""
     state = state_of(str(run))
-    if state and not any(MASK in path for path in config.data.paths):
-        settle_data(state, find_sources(config, 1), run / "checkpoints", accept_new=False)
+    if state and not any(MASK in path for path in _locations(config)):
+        sources, held_out = find_sources(config, 1), find_held_out(config)
+        settle_data(state, sources, held_out, run / "checkpoints", accept_new=False)
         yield Note("ok", "data", "the shards are those that the run began with")
 
 

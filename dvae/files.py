@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,6 +59,20 @@ def append(path: Path, data: bytes) -> None:
     """
     with open(path, "ab", buffering=0, opener=_not_through_a_link) as file:
         file.write(data)
+
+
+def keep_lines(path: Path, is_kept: Callable[[Any], bool]) -> None:
+    """Rewrite a list of JSON lines with some of them; what was cut short goes, too."""
+
+    def kept(line: bytes) -> bool:
+        try:
+            return line.endswith(b"\n") and is_kept(json.loads(line))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
+
+    if path.is_file() and not path.is_symlink():  # `append` refuses a link
+        with path.open("rb") as old, whole_file(path) as new:
+            new.writelines(filter(kept, old))
 
 
 def _not_through_a_link(path: str | Path, flags: int) -> int:

@@ -7,7 +7,7 @@ from statistics import median
 from dvae.checkpoint import State, read_state
 from dvae.data.batches import Batch
 from dvae.errors import DataError, DiscriminatorWonError, NonFiniteError
-from dvae.files import append
+from dvae.files import append, keep_lines
 from dvae.find import load
 from dvae.resume import restored
 from dvae.session import BAD_SAMPLES, Run, as_tensor, say
@@ -15,6 +15,7 @@ from dvae.weights import export
 
 REPORT = "guard.jsonl"  # in the run's folder: every step that wasn't taken
 USUAL = 5  # good steps that a spike is measured by
+SHORT = ".4g"  # of what a spike is measured by: a checkpoint keeps it
 SMALLEST_SCALE = 2.0**-10  # of fp16; it begins at 2^16
 
 
@@ -26,7 +27,7 @@ def count_good(run: Run, batch: Batch) -> float:
         RuntimeError: the pictures read and the bad ones of all processes aren't the global batch.
     """
     config, state = run.config, run.state
-    batch.append_bad(config.folder / BAD_SAMPLES, "train")
+    batch.append_bad(config.folder / BAD_SAMPLES, "train", state.step + 1)
     counts = as_tensor(run, [float(batch.weights.sum()), float(len(batch.bad))])
     good, bad = run.accelerator.reduce(counts, "sum").tolist()
     if good + bad != config.train.global_batch_size:
@@ -43,6 +44,14 @@ def count_good(run: Run, batch: Batch) -> float:
             "names them; pack the data again, or raise the limit"
         )
     return good
+
+
+def forget_later(run: Run) -> None:
+    """Forget what was noted of steps later than the run's: it does them again. All processes call this."""
+    if run.accelerator.is_main_process:
+        for name in (BAD_SAMPLES, REPORT):
+            keep_lines(run.config.folder / name, lambda line: line["step"] <= run.state.step)
+    run.accelerator.wait_for_everyone()
 
 
 def is_odd(run: Run, grad_norm: float) -> bool:
@@ -81,9 +90,9 @@ def collapse_of(scale: float) -> str:
 
 def note_good(state: State, loss: float, grad_norm: float) -> None:
     """Remember a good step: later ones are measured by its like."""
-    state.losses = [*state.losses, loss][-USUAL:]
+    state.losses = [*state.losses, float(format(loss, SHORT))][-USUAL:]
     if math.isfinite(grad_norm):  # it isn't where fp16's scaler left the step out
-        state.norms = [*state.norms, grad_norm][-USUAL:]
+        state.norms = [*state.norms, float(format(grad_norm, SHORT))][-USUAL:]
 
 
 def leave_out(run: Run, batch: Batch, count: float, reason: str) -> None:

@@ -48,7 +48,7 @@ class Evaluation:
         return self.nll + self.kl
 
     def summary(self) -> dict[str, float]:
-        """What is said of an evaluation in a line and on the model card."""
+        """What is said of an evaluation in a line and on the model card, to six digits."""
         chosen = {
             "psnr": self.psnr,
             "ssim": self.ssim,
@@ -57,7 +57,7 @@ class Evaluation:
             "active_units": float(self.active_units),
             "latent_std": self.mean_std,
         }
-        return {name: value for name, value in chosen.items() if value is not None}
+        return {name: float(f"{value:.6g}") for name, value in chosen.items() if value is not None}
 
 
 @torch.no_grad()

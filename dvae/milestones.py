@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import torch
 
@@ -37,7 +36,7 @@ def measure(run: Run) -> bool:
         model = network_of(config.model, run.average())
         result = evaluate(
             model,
-            batches if state.metrics else _noting_bad(batches, config.folder / BAD_SAMPLES),
+            batches if state.metrics else _noting_bad(batches, run),
             config.loss,
             run.scale,
             config.train.seed,
@@ -96,8 +95,10 @@ def save(run: Run) -> None:
         files |= rival_files(run.judges.rival)
     state, about, files = copy.deepcopy(run.state), describe(run.config, run.state), on_host(files)
 
+    held_out = run.streams.held_out.reader.splits
+
     def write() -> None:
-        note_data(state, run.streams.sources, run.checkpoints.folder)
+        note_data(state, run.streams.sources, held_out, run.checkpoints.folder)
         run.checkpoints.save(state, files)
         publish(run.config, files.get(AVERAGE, files[NETWORK]), about)
 
@@ -136,8 +137,8 @@ def is_published(run: Run) -> bool:
     return damage(folder) is None and step_of(folder) == run.state.step
 
 
-def _noting_bad(batches: Iterable[Batch], path: Path) -> Iterator[Batch]:
+def _noting_bad(batches: Iterable[Batch], run: Run) -> Iterator[Batch]:
     """The same batches; what is bad in them is named once in a run's life, not at each evaluation."""
     for batch in batches:
-        batch.append_bad(path, "val")
+        batch.append_bad(run.config.folder / BAD_SAMPLES, "val", run.state.step)
         yield batch

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from tqdm import tqdm
 
 from dvae import __version__
 from dvae.checkpoint import Checkpoints
@@ -56,6 +57,8 @@ def preflight(config: Config, accelerator: Accelerator) -> Streams:
         _found(faults, lambda: check_disk(config))
     agree(accelerator, faults, _facts(config, streams))
     assert streams
+    for line in streams.lacks if accelerator.is_main_process else []:
+        tqdm.write(f"{line}: their samples are bad ones (data.bad_shards=skip)")
     return streams
 
 

@@ -67,24 +67,33 @@ def differences(old: Config, new: Config) -> list[str]:
     """The keys that change the result and differ: `train.seed: 0 in the run, 1 asked for`."""
     lines = []
     old, new = (Config.model_validate(c.model_dump()) for c in (old, new))  # without secrets
-    for key, before, after in _compare(old, new, ""):
+    for key, before, after in _compare(old, new):
         longer = key == "train.steps" and new.optim.schedule == "constant"
         if not longer:
             lines.append(f"{key}: {before!r} in the run, {after!r} asked for")
     return lines
 
 
-def _compare(old: Part, new: Part, prefix: str) -> list[tuple[str, Any, Any]]:
-    if type(old) is not type(new):
-        return [(prefix.rstrip("."), old, new)]
-    found: list[tuple[str, Any, Any]] = []
-    for name, field in type(old).model_fields.items():
-        before, after = getattr(old, name), getattr(new, name)
-        if isinstance(before, Part):
-            found += _compare(before, after, f"{prefix}{name}.")
-        elif before != after and field.json_schema_extra != FREE:
-            found.append((prefix + name, before, after))
-    return found
+def _compare(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted keys and their values that differ; parts are gone into, also where several are listed."""
+    pairs: list[tuple[str, Any, Any]] = []
+    if isinstance(old, Part) and type(old) is type(new):
+        fields = type(old).model_fields.items()
+        names = [name for name, field in fields if field.json_schema_extra != FREE]
+        pairs = [(name, getattr(old, name), getattr(new, name)) for name in names]
+    elif _are_parts(old) and _are_parts(new) and len(old) == len(new):
+        pairs = [(str(i), *both) for i, both in enumerate(zip(old, new, strict=True))]
+    elif old != new:
+        return [(key, old, new)]
+    return [
+        line
+        for name, before, after in pairs
+        for line in _compare(before, after, f"{key}.{name}".lstrip("."))
+    ]
+
+
+def _are_parts(value: Any) -> bool:
+    return isinstance(value, tuple) and any(isinstance(entry, Part) for entry in value)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

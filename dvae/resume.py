@@ -5,6 +5,7 @@ data began, and the number of the epoch that began then.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from dvae.checkpoint import (
     read_state,
 )
 from dvae.data.changes import data_differences
-from dvae.data.manifest import Shard
+from dvae.data.manifest import Shard, Split
 from dvae.errors import CheckpointError, DataError
 from dvae.files import write_json
-from dvae.sources import Sources
+from dvae.sources import Sources, digest_of
 from dvae.tensors import Tensors, read_tensors
+
+DIGITS = 16  # of a digest, hexadecimal, in a checkpoint and the names of files beside it
 
 
 @dataclass(frozen=True)
@@ -66,48 +69,66 @@ def restored(checkpoints: Checkpoints, model: nn.Module, averages: bool, is_main
     return Restored(state, network, average, read_tensors(path / OPTIMIZER), path)
 
 
-def settle_data(state: State, sources: Sources, folder: Path, accept_new: bool) -> None:
-    """Check that the data are still those that the run began with; changed ones begin a new epoch.
+def settle_data(
+    state: State, sources: Sources, held_out: Sequence[Split], folder: Path, accept_new: bool
+) -> None:
+    """Check that the data are still those that the run began with, wherever they lie now.
+
+    Changed ones begin a new epoch; with other validation data the best loss is looked for anew. What
+    an earlier version's checkpoint doesn't name isn't checked.
 
     Args:
         state: of the run; what it says of the data is brought up to date.
         sources: what there is to train on now.
+        held_out: what there is to measure on now.
         folder: of the checkpoints.
         accept_new: go on with data that changed.
 
     Raises:
         DataError: the data changed, and that isn't accepted.
     """
-    if state.data not in ("", sources.digest):
-        if not accept_new:
-            raise DataError(
-                f"the data of this run changed: {'; '.join(_changes(state, sources, folder))}: bring "
-                "the shards back, choose another run.name, or begin a new epoch with the changed "
-                "data by --accept-new-data"
-            )
+    digest, of_held_out = sources.digest, digest_of(held_out)
+    is_new = not digest.startswith(state.data)
+    is_measured_anew = not of_held_out.startswith(state.held_out)
+    changed, effects = [], []
+    if is_new:
+        changed.append(f"the data {_changes(state.data, sources.splits, folder)}")
+        effects.append("a new epoch begins")
+    if is_measured_anew:
+        changed.append(f"the validation data {_changes(state.held_out, held_out, folder)}")
+        effects.append("the best loss is looked for anew")
+    if changed and not accept_new:
+        raise DataError(
+            f"{'; '.join(changed)}: bring the shards back, choose another run.name, or go on with "
+            f"the changed ones by --accept-new-data: {' and '.join(effects)}"
+        )
+    if is_new:
+        state.earlier = [*state.earlier, state.step - state.first_step]
         state.first_epoch, state.first_step = state.epochs, state.step
-    state.data = sources.digest
+    if is_measured_anew:
+        state.best_loss, state.metrics, state.measured = None, {}, None
+    state.data, state.held_out = digest[:DIGITS], of_held_out[:DIGITS]
 
 
-def note_data(state: State, sources: Sources, folder: Path) -> None:
+def note_data(state: State, sources: Sources, held_out: Sequence[Split], folder: Path) -> None:
     """Bring the state of the data up to date, and name the shards beside the checkpoints."""
     state.epochs = state.first_epoch + sources.order.epochs_begun(state.step - state.first_step)
-    path = _path(state, folder)
-    if path.is_file():
-        return
-    shards = [asdict(shard) for split in sources.splits for shard in split.shards]
     folder.mkdir(exist_ok=True)
-    write_json(path, shards)
+    for digest, splits in ((state.data, sources.splits), (state.held_out, held_out)):
+        path = _path(digest, folder)
+        if not path.is_file():
+            write_json(path, [asdict(shard) for split in splits for shard in split.shards])
 
 
-def _path(state: State, folder: Path) -> Path:
-    return folder / f"data-{state.data[:16]}.json"
+def _path(digest: str, folder: Path) -> Path:
+    return folder / f"data-{digest[:DIGITS]}.json"
 
 
-def _changes(state: State, sources: Sources, folder: Path) -> list[str]:
-    path = _path(state, folder)
+def _changes(digest: str, splits: Sequence[Split], folder: Path) -> str:
+    path = _path(digest, folder)
     try:
         before = [Shard(**shard) for shard in json.loads(path.read_bytes())]
     except (OSError, ValueError, TypeError, RecursionError):
-        return [f"{path}, which named the earlier shards, can't be read"]
-    return data_differences(before, [shard for split in sources.splits for shard in split.shards])
+        return f"of this run changed: {path}, which named the earlier shards, can't be read"
+    now = [shard for split in splits for shard in split.shards]
+    return f"of this run changed: {'; '.join(data_differences(before, now))}"

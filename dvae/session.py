@@ -38,6 +38,7 @@ from dvae.world import join_again
 
 TIMEOUT_MARGIN = 60  # seconds by which a collective's own timeout is later than the heartbeats'
 FIXED_PICTURES = 8  # of the reconstruction grid
+RECIPE = "config.toml"  # in the run's folder
 BAD_SAMPLES = "bad_samples.jsonl"  # in the run's folder: every sample that couldn't be read
 
 
@@ -109,8 +110,8 @@ def start_accelerator(config: Config) -> Accelerator:
 
 
 def claim_folder(config: Config, accelerator: Accelerator, may_resume: bool) -> None:
-    """Write the run's recipe, or check that the run which is there has the same one."""
-    path = config.folder / "config.toml"
+    """Check that a run which is there has the same recipe, and clear away what it left unfinished."""
+    path = config.folder / RECIPE
     started = any((config.folder / "checkpoints").glob("step-*"))
     if path.is_file() and started:
         if not may_resume:
@@ -126,7 +127,6 @@ def claim_folder(config: Config, accelerator: Accelerator, may_resume: bool) -> 
     if accelerator.is_main_process:
         remove_unfinished(config.folder)
         remove_unfinished(config.folder / "checkpoints")
-        write_bytes(path, to_toml(config).encode())
     accelerator.wait_for_everyone()
 
 
@@ -163,7 +163,11 @@ def set_up(
     judges.restore(state, before.path)
     if before.network:
         bare.load_state_dict(before.network)
-    settle_data(state, streams.sources, checkpoints.folder, accept_new_data)
+    settle_data(
+        state, streams.sources, streams.held_out.reader.splits, checkpoints.folder, accept_new_data
+    )
+    if accelerator.is_main_process:
+        write_bytes(config.folder / RECIPE, to_toml(config).encode())
     engine = make_engine(accelerator, bare, optimizer, config.train, config.optim.max_grad_norm)
     if before.optimizer:
         engine.load_optimizer(before.optimizer)

@@ -1,7 +1,10 @@
 """From a recipe's `data` part to the shards and the order of its samples; nothing is opened yet."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from dvae.config import Config
 from dvae.data.location import last_part, shown
@@ -21,16 +24,24 @@ class Sources:
     @property
     def digest(self) -> str:
         """Equal if and only if the data of all sources are."""
-        digests = [split.digest for split in self.splits]
-        return (
-            digests[0] if len(digests) == 1 else hashlib.sha256(str(digests).encode()).hexdigest()
-        )
+        return digest_of(self.splits)
 
-    def drawn(self, step: int) -> dict[str, int]:
-        """Samples of each source in the first `step` global batches; {} without `data.sources`."""
+    def drawn(self, *steps: int) -> dict[str, int]:
+        """Samples of each source in so many global batches; {} without `data.sources`.
+
+        Args:
+            steps: one number for each time that the order began anew, whatever the data then were.
+        """
         if not isinstance(self.order, Mixture):
             return {}
-        return dict(zip(self.order.names, self.order.drawn(step).tolist(), strict=True))
+        counts = np.sum([self.order.drawn(count) for count in steps], axis=0)
+        return dict(zip(self.order.names, counts.tolist(), strict=True))
+
+
+def digest_of(splits: Sequence[Split]) -> str:
+    """A SHA-256 that is equal if and only if the data of all splits are, one after another."""
+    digests = [split.digest for split in splits]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(str(digests).encode()).hexdigest()
 
 
 def find_sources(config: Config, world_size: int) -> Sources:

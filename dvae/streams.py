@@ -15,7 +15,7 @@ from dvae.data.cache import cached
 from dvae.data.manifest import Split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
-from dvae.errors import UserError
+from dvae.errors import DataError, UserError
 from dvae.sources import Sources, find_held_out, find_sources
 
 
@@ -49,6 +49,11 @@ class Streams:
         plan = evaluation_plan(self.held_out_count, world_size * size, rank, world_size)
         plan = evaluation_ahead(self.held_out.reader, plan)
         return Loader(plan, self.held_out, self.config.data.threads, self.config.data.ahead)
+
+    @property
+    def lacks(self) -> list[str]:
+        """What `data.bad_shards = "skip"` lets pass: a line for each folder that lacks files."""
+        return [*self.pictures.reader.lacks, *self.held_out.reader.lacks]
 
     def fixed(self, count: int) -> torch.Tensor:
         """The first validation pictures, (n, S, S, 3) uint8, as every grid shows them."""
@@ -93,4 +98,8 @@ def check_window(config: Config, splits: tuple[Split, ...]) -> None:
 def _reader(config: Config, splits: tuple[Split, ...]) -> Reader:
     data = config.data
     kept = [cached(split, data.cache_dir, data.cache_bytes) for split in splits]
-    return Reader(*kept, verify=data.verify)
+    try:
+        return Reader(*kept, verify=data.verify, skip=data.bad_shards == "skip")
+    except DataError as error:
+        remedy = "or take what is not there for bad samples by data.bad_shards=skip"
+        raise DataError(f"{error}, {remedy}") from None

@@ -23,7 +23,15 @@ from dvae.config import Config
 from dvae.errors import exit_code_of
 from dvae.files import locked
 from dvae.gradients import find_gradients
-from dvae.guard import check_game, count_good, is_odd, leave_out, note_good, what_is_wrong
+from dvae.guard import (
+    check_game,
+    count_good,
+    forget_later,
+    is_odd,
+    leave_out,
+    note_good,
+    what_is_wrong,
+)
 from dvae.heartbeat import Heartbeat
 from dvae.losses import kl_weight, steered
 from dvae.milestones import finish, measure, save
@@ -101,6 +109,7 @@ def train(config: Config, may_resume: bool = True, accept_new_data: bool = False
             stack.enter_context(locked(config.folder))
         claim_folder(config, accelerator, may_resume)
         run = set_up(config, accelerator, streams, heartbeat, accept_new_data)
+        forget_later(run)
         stack.callback(run.saver.wait)
         if config.train.audit:
             audit_terms(run)
@@ -212,9 +221,8 @@ def log(run: Run, totals: Totals, count: float, also: dict[str, float]) -> None:
     if run.bare.is_variational:
         values["bits_per_dim"] = bits_per_dim(run.config, totals, count)
     run.monitor.scalars(values | also, run.state.step)
-    run.monitor.sources(
-        run.streams.sources.drawn(run.state.step - run.state.first_step), run.state.step
-    )
+    steps = [*run.state.earlier, run.state.step - run.state.first_step]
+    run.monitor.sources(run.streams.sources.drawn(*steps), run.state.step)
 
 
 def bits_per_dim(config: Config, totals: Totals, count: float) -> float:

@@ -11,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dvae.data.manifest import find_split
+from shards.pack import main as pack
+
 from .conftest import ROOT
 
 STEPS = 50
@@ -110,8 +113,13 @@ def busy_port():
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_as_one(recipe, tmp_path, busy_port):
+def test_a_run_of_two_processes_over_one_shard_goes_on_as_one(
+    recipe, pictures, tmp_path, busy_port
+):
     """Saved by 2 processes, resumed by 1 and by 2: the same ids, nearly the same loss."""
+    one = tmp_path / "one"
+    assert pack([str(pictures), str(one), "--size", "36", "--val", "0.25"]) == 0
+    assert len(find_split(one, "train").shards) == 1
     for name, second in (("even", 2), ("odd", 1)):
         for part, (processes, steps) in enumerate(((2, 6), (second, 12))):
             record = tmp_path / f"{name}-{part}"
@@ -121,6 +129,7 @@ def test_a_run_of_two_processes_goes_on_as_one(recipe, tmp_path, busy_port):
                 processes,
                 f"run.name={name}",
                 f"train.steps={steps}",
+                f"data.train={one}",
                 "optim.schedule=constant",
                 record=record,
                 config="multi_gpu",  # which names no port

@@ -9,7 +9,16 @@ import sys
 import pytest
 
 from dvae.errors import UserError
-from dvae.files import MANIFEST, damage, locked, whole_file, whole_folder, write_bytes, write_json
+from dvae.files import (
+    MANIFEST,
+    damage,
+    keep_lines,
+    locked,
+    whole_file,
+    whole_folder,
+    write_bytes,
+    write_json,
+)
 
 
 def test_whole_file_holds_what_was_written_and_leaves_no_other_file(tmp_path):
@@ -103,3 +112,12 @@ def test_a_lock_keeps_a_second_process_out_and_dies_with_its_holder(tmp_path):
         holder.send_signal(signal.SIGKILL)
     with locked(tmp_path):
         pass
+
+
+def test_lines_that_are_kept_stay_as_they_are_and_half_a_line_goes(tmp_path):
+    path = tmp_path / "list.jsonl"
+    path.write_bytes(b'{"step":  1}\n{"step": 3}\n{"st{"step": 2}\n[]\n{"step": 2}\n{"step": 1}')
+    keep_lines(path, lambda line: line["step"] <= 2)
+    assert path.read_bytes() == b'{"step":  1}\n{"step": 2}\n'
+    keep_lines(tmp_path / "none", bool)
+    assert os.listdir(tmp_path) == ["list.jsonl"]

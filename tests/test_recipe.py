@@ -118,13 +118,28 @@ def test_a_recipe_written_out_is_read_back_equal(recipe):
 
 def test_differences_name_keys_that_change_the_result_and_no_others(recipe):
     old = load_config(recipe)
-    free = load_config(recipe, ["data.threads=7", "train.log_every=3", "run.dir=elsewhere"])
-    assert differences(old, free) == []
+    free = ["data.threads=7", "train.log_every=3", "run.dir=elsewhere", "data.train=moved"]
+    free += ["data.max_bad=0.5", "data.bad_shards=skip"]
+    assert differences(old, load_config(recipe, free)) == []
     other = load_config(recipe, ["train.seed=1", "loss.beta=2"])
     assert differences(old, other) == [
         "loss.beta: 1.0 in the run, 2.0 asked for",
         "train.seed: 0 in the run, 1 asked for",
     ]
+
+
+def test_sources_may_lie_elsewhere_but_not_weigh_another_share(recipe):
+    def mixed(*sources):
+        given = ", ".join(f'{{path="{path}", weight={weight}}}' for path, weight in sources)
+        return load_config(recipe, ["data.train=", f"data.sources=[{given}]"])
+
+    old = mixed(("a", 1), ("b", 2))
+    assert differences(old, mixed(("c", 1), ("http://d/e", 2))) == []
+    assert differences(old, mixed(("a", 1), ("b", 3))) == [
+        "data.sources.1.weight: 2.0 in the run, 3.0 asked for"
+    ]
+    assert differences(old, mixed(("a", 1)))[0].startswith("data.sources: (SourceConfig(path='a'")
+    assert differences(old, load_config(recipe))[0].startswith("data.sources: (SourceConfig(")
 
 
 def test_a_constant_schedule_may_be_trained_longer(recipe):

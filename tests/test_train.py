@@ -177,7 +177,6 @@ def test_accepted_new_data_begin_a_new_epoch_and_go_on_to_the_bit(
     assert (after["first_step"], after["first_epoch"]) == (5, 2)
     assert after["data"] != before["data"]
     assert train(recipe, "train.steps=9", *more) == 0  # it was accepted for good
-    assert len(json.dumps(state(run, 9))) < 1024
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(recipe, train, trained, capsys):

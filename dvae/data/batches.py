@@ -63,11 +63,17 @@ class Batch:
             weights=self.weights[samples],
         )
 
-    def append_bad(self, path: Path, split: str) -> None:
-        """Append the bad samples to a list that several processes share, one JSON line each."""
+    def append_bad(self, path: Path, split: str, step: int) -> None:
+        """Append the bad samples to a list that several processes share, one JSON line each.
+
+        Args:
+            path: of the list.
+            split: that the samples are of.
+            step: of the run, that counts from 1.
+        """
         if not self.bad:
             return
-        where = {"split": split, "epoch": self.epoch, "step": self.step}
+        where = {"split": split, "epoch": self.epoch, "step": step}
         lines = [
             json.dumps({**where, "sample": bad.sample, **vars(bad.place), "reason": bad.reason})
             for bad in self.bad

@@ -148,12 +148,13 @@ def _wrong_size(store: Store, name: str, least: int, most: int) -> list[str]:
     return [f"{store.shown}/{name} {wrong}"]
 
 
-def refuse_missing(split: Split) -> None:
-    """Raises `DataError` that names the files of a split that are missing or have another size."""
+def tell_missing(split: Split) -> str:
+    """A line that names the files of a split that are missing or have another size; "" if none are."""
     problems = missing_shards(split)
-    if problems:
-        shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
-        raise DataError(
-            f"{len(problems)} files of {len(split.shards)} shards are not what {split.store.shown}'s "
-            f"manifest says: {shown}: copy them again, or pack anew"
-        )
+    if not problems:
+        return ""
+    shown = "; ".join(problems[:5]) + (" …" if len(problems) > 5 else "")
+    return (
+        f"{len(problems)} files of {len(split.shards)} shards are not what {split.store.shown}'s "
+        f"manifest says: {shown}"
+    )

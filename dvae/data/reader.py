@@ -17,7 +17,7 @@ from isal.isal_zlib import crc32
 
 from dvae.data.catalog import Catalog
 from dvae.data.formats import MAX_BYTES, MAX_JSON_BYTES
-from dvae.data.index import Extent, Row, refuse_missing, row_of
+from dvae.data.index import Extent, Row, row_of, tell_missing
 from dvae.data.manifest import Split
 from dvae.data.order import Span
 from dvae.data.storage import StoreError
@@ -61,15 +61,22 @@ class _Member(NamedTuple):
 class Reader:
     """Samples of one or several splits, one after another; safe to use from several threads.
 
+    Args:
+        splits: of the samples.
+        verify: check every picture's header and bytes.
+        skip: where shards are missing, cut or lack their index, what isn't there is a bad sample.
+
     Raises:
         DataError: shards are missing or have another size than the manifest says.
     """
 
-    def __init__(self, *splits: Split, verify: bool = True) -> None:
-        for split in splits:
-            refuse_missing(split)
+    def __init__(self, *splits: Split, verify: bool = True, skip: bool = False) -> None:
+        self.lacks = [told for told in map(tell_missing, splits) if told]  # a line for each split
+        if self.lacks and not skip:
+            raise DataError(f"{self.lacks[0]}: copy them again, or pack anew")
         self.splits = splits
         self.verify = verify
+        self._skip = skip
         self.is_remote = any(split.tars.is_remote for split in splits)
         self._catalog = Catalog(*splits)
         self._headers: OrderedDict[int, bytes] = OrderedDict()
@@ -113,9 +120,12 @@ class Reader:
         with self._lock:
             header = self._headers.get(sample, b"?")
         rows = self._catalog
-        row = (rows.known_row if split.tars.is_remote else rows.row)(number, sample)
+        try:
+            row = (rows.known_row if split.tars.is_remote else rows.row)(number, sample)
+        except DataError:
+            row = None
         offset = row.picture.offset if row else 0
-        if not split.tars.is_remote:
+        if row and not split.tars.is_remote:
             try:
                 header = split.tars.read(shard.name, offset - BLOCK, 100)
             except StoreError:
@@ -189,7 +199,7 @@ class Reader:
         try:
             return number, self._catalog.row(number, sample)
         except DataError as error:
-            if not self.is_remote:
+            if not (self.is_remote or self._skip):
                 raise
             raise BadSample(str(error)) from None
 

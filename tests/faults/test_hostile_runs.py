@@ -79,11 +79,25 @@ def test_an_evaluation_names_what_it_leaves_out(trained, shards, tmp_path, capsy
         evaluate_weights(weights, copy, "val")
 
 
-def test_missing_shards_end_a_run_with_code_3(recipe, train, shards, tmp_path, capsys):
+def test_missing_shards_end_a_run_with_code_3_or_are_skipped(
+    recipe, train, shards, tmp_path, capsys
+):
     copy = shutil.copytree(shards, tmp_path / "lost")
     (copy / "train-000001.tar").unlink()
+    (copy / "train-000002.index.npy").unlink()
     assert train(recipe, f"data.train={copy}") == 3
-    assert "train-000001.tar is missing" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "train-000001.tar is missing" in told
+    skip = "data.bad_shards=skip"
+    assert skip in told
+    assert train(recipe, f"data.train={copy}", skip) == 3
+    assert "data.max_bad=0.01 allows" in capsys.readouterr().err
+    assert train(recipe, f"data.train={copy}", skip, "data.max_bad=0.9", "train.steps=3") == 0
+    assert f"train-000001.tar is missing; {copy}/train-000002.index" in capsys.readouterr().out
+    lost = {line["sample"]: line["shard"] for line in bad_samples(recipe)}
+    first, second, third = find_split(copy, "train").counts.tolist()
+    assert sorted(lost) == list(range(first, first + second + third))
+    assert {lost[first], lost[first + second]} == {"train-000001.tar", "train-000002.tar"}
 
 
 def children():

@@ -64,10 +64,14 @@ def test_a_shard_cut_anywhere_is_refused_by_its_size_before_the_first_step(folde
         Reader(find_split(folder, "train"))
 
 
+@pytest.mark.parametrize("skip", [False, True], ids=["while it is read", "before, and skipped"])
 @pytest.mark.parametrize("size", CUTS.values(), ids=CUTS)
-def test_a_shard_cut_while_it_is_read_loses_what_is_gone_and_names_it(folder, size):
-    reader = Reader(find_split(folder, "train"))
+def test_a_cut_shard_that_is_read_loses_what_is_gone_and_names_it(folder, size, skip):
+    if skip:
+        cut(folder / SHARD, size)
+    reader = Reader(find_split(folder, "train"), skip=skip)
     cut(folder / SHARD, size)
+    assert (f"{SHARD} has {size} of 11264 bytes" in "".join(reader.lacks)) == skip
     read = read_all(folder, reader=reader)
     kept = [n for n in range(4) if size >= n * 2560 + 512 + len(WHOLE[4 + n])]
     assert read.delivered == {n: d for n, d in WHOLE.items() if n // 4 != 1 or n - 4 in kept}

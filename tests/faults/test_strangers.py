@@ -63,19 +63,24 @@ def in_a_list(place, _):
     return pack(["list.txt", "out"])
 
 
-def in_a_manifest(place, _, ending=".tar"):
+def in_a_manifest(place, _, enter=verify):
     folder = make_shards(Path("made"), shards=1)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["splits"]["train"][0]["name"] = place + ending
+    manifest["splits"]["train"][0]["name"] = f"{place}.tar"
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    return verify([str(folder)])
+    return enter([str(folder)])
 
 
-def as_a_base(place, _):
+def as_a_base(place, _, enter=verify):
     folder = make_shards(Path("made"), shards=1)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"base": place}))
-    return verify([str(folder)])
+    return enter([str(folder)])
+
+
+def trained_on(arguments):
+    Path("recipe.toml").write_text(RECIPE.format(shards=arguments[0], runs="runs"))
+    return train_main(["recipe.toml"])
 
 
 def in_a_recipe(place, run, key="train"):
@@ -113,6 +118,8 @@ ENTRIES = {
     "a list of pictures": in_a_list,
     "a manifest's shard": in_a_manifest,
     "a manifest's base": as_a_base,
+    "a manifest's shard, trained on": lambda place, _: in_a_manifest(place, _, trained_on),
+    "a manifest's base, trained on": lambda place, _: as_a_base(place, _, trained_on),
     "dvae evaluate": lambda place, run: dvae(["evaluate", str(run), "--", place]),
     "dvae encode": lambda place, run: dvae(["encode", str(run), "--", place, "out"]),
     "dvae sample": lambda place, _: dvae(["sample", "--", place]),
@@ -120,7 +127,7 @@ ENTRIES = {
 }
 
 
-READ_THEN = ("a manifest's shard", "a manifest's base")  # what falls short is data
+READ_THEN = ("a manifest's shard", "a manifest's base")  # verify: what falls short is data
 
 
 @pytest.mark.parametrize("form", COMMANDS)
