@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dvae.data.order import AUGMENT, uniform
+from dvae.data.keyed import AUGMENT, uniform
 
 DRAWS = 7  # brightness, saturation, contrast, shift down and right, hole's place down and right
 SHIFT, HOLE = 1 / 8, 1 / 2  # of the side

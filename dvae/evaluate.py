@@ -43,6 +43,7 @@ def evaluate_weights(weights: Weights, shards: Location, split: str, limit: int 
         bar = tqdm(batches, total=-(-count // BATCH), unit="batch", disable=None)
         about = weights.about
         result = evaluate(weights.model, telling_bad(bar), about.loss, about.scale, seed=0)
+    result.refuse_lost(count)
     if not result.images:
         raise DataError(
             f"none of the {count} pictures of {reader.splits[0].store.shown} can be read: pack them again"

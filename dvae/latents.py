@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dvae.data.order import NOISE, key
+from dvae.data.keyed import NOISE, key
 
 _MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)  # splitmix64's, as int64
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64

@@ -27,6 +27,7 @@ class Evaluation:
     """Means over the pictures of a split."""
 
     images: int
+    bad: int  # pictures left out of the means
     dims: int  # D = 3 H W
     psnr: float  # dB, of each picture's 8-bit reconstruction from the posterior's mean
     ssim: float
@@ -46,6 +47,14 @@ class Evaluation:
     def negative_elbo(self) -> float:
         """The negative evidence lower bound, nats per image."""
         return self.nll + self.kl
+
+    def refuse_lost(self, planned: int) -> None:
+        """Raises `RuntimeError` unless each of so many pictures was measured or is bad."""
+        if self.images + self.bad != planned:
+            raise RuntimeError(
+                f"{self.images} pictures measured and {self.bad} bad ones are not the {planned} "
+                "planned: this is a fault of dvae's, please report it"
+            )
 
     def summary(self) -> dict[str, float]:
         """What is said of an evaluation in a line and on the model card, to six digits."""
@@ -82,7 +91,9 @@ def evaluate(
     was_training = model.training
     model.eval()
     total: Tensor | None = None
+    bad = 0
     for batch in batches:
+        bad += len(batch.bad)
         parameter = next(model.parameters())
         images = batch_images(batch, parameter.device, parameter.dtype)
         noise = keyed_normal(batch.ids, model.latent_shape, seed, EVALUATION, like=images)
@@ -94,7 +105,8 @@ def evaluate(
     if total is None:
         raise ValueError("evaluate needs at least one batch")
     dims = 3 * model.image_size**2
-    return _evaluation(reduce(total), dims, model.is_variational)
+    total = reduce(torch.cat([total, total.new_tensor([bad])]))
+    return _evaluation(total[:-1], round(float(total[-1])), dims, model.is_variational)
 
 
 def _sums(
@@ -119,7 +131,7 @@ def _sums(
     return torch.cat([each, *(values.to(exact).flatten(1) for values in per_dim)], dim=1)
 
 
-def _evaluation(total: Tensor, dims: int, is_variational: bool) -> Evaluation:
+def _evaluation(total: Tensor, bad: int, dims: int, is_variational: bool) -> Evaluation:
     count = float(total[0])
     means = (total / max(count, 1.0)).cpu()
     kl_per_dim, mean, square, variance = means[7:].chunk(4)
@@ -128,6 +140,7 @@ def _evaluation(total: Tensor, dims: int, is_variational: bool) -> Evaluation:
     spread = (of_mean + variance).clamp(min=1e-12)
     return Evaluation(
         images=round(count),
+        bad=bad,
         dims=dims,
         psnr=float(means[1]),
         ssim=float(means[2]),

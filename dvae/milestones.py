@@ -28,6 +28,7 @@ def measure(run: Run) -> bool:
 
     Raises:
         DataError: more of its pictures are bad than `data.max_bad` allows.
+        RuntimeError: the pictures measured and the bad ones aren't the split.
     """
     config, state, accelerator = run.config, run.state, run.accelerator
     rank, world_size = accelerator.process_index, accelerator.num_processes
@@ -43,9 +44,10 @@ def measure(run: Run) -> bool:
             lambda sums: accelerator.reduce(sums.to(accelerator.device), "sum"),
         )
     planned = run.streams.held_out_count
-    if planned - result.images > config.data.max_bad * planned:
+    result.refuse_lost(planned)
+    if result.bad > config.data.max_bad * planned:
         raise DataError(
-            f"{planned - result.images} of {planned} validation pictures are bad, more than "
+            f"{result.bad} of {planned} validation pictures are bad, more than "
             f"data.max_bad={config.data.max_bad:g} allows: {config.folder / BAD_SAMPLES} names them; "
             "pack the data again, or raise the limit"
         )

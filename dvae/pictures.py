@@ -37,8 +37,8 @@ def some_pictures(source: Pictures, count: int, seed: int) -> tuple[Tensor, np.n
     """
     ids = np.random.default_rng(seed).permutation(len(source.reader))[:count]
     images = np.zeros((len(ids), source.image_size, source.image_size, 3), dtype=np.uint8)
-    bad = source.decode_into(images, ids, source.crops(ids, np.zeros_like(ids)))
-    good = ~np.isin(ids, [entry.sample for entry in bad])
+    outcomes = source.decode_into(images, ids, source.crops(ids, np.zeros_like(ids)))
+    good = np.array([outcome is None for outcome in outcomes])
     return torch.from_numpy(images[good]).permute(0, 3, 1, 2), ids[good]
 
 

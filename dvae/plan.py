@@ -7,8 +7,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from dvae.config import Config
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order
@@ -72,7 +70,7 @@ def data_rows(sources: Sources) -> list[tuple[str, str]]:
     rows = []
     shares = sources.order.quotas.tolist() if isinstance(sources.order, Mixture) else []
     for number, split in enumerate(sources.splits):
-        size = sum(shard.bytes for shard in split.shards)
+        size = int(split.shards.sizes.sum())
         text = f"{int(split.counts.sum()):,} pictures, {len(split.shards):,} shards, {amount(size)}"
         if shares:
             text += f", {shares[number]:,} of every {sum(shares):,} drawn"
@@ -96,7 +94,7 @@ def step_rows(config: Config, order: Order | Mixture, world_size: int) -> list[t
 def epoch_rows(sources: Sources, world_size: int, machines: int) -> list[tuple[str, str]]:
     """What each process and machine reads in an epoch."""
     order = sources.order
-    sizes = [np.array([shard.bytes for shard in split.shards]) for split in sources.splits]
+    sizes = [split.shards.sizes for split in sources.splits]
     traffic = process_traffic(order, sizes, world_size)
     mean, most = traffic.bytes.mean(), traffic.bytes.max()
     pictures = order.steps_per_epoch * order.batch_size // world_size

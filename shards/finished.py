@@ -5,7 +5,7 @@ A picture is one of the set if the set has the same name with the same bytes.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,7 +37,7 @@ class Finished:
         """All its shards."""
         return [shard for split in self.splits.values() for shard in split.shards]
 
-    def shards_of(self, split: str) -> tuple[Shard, ...]:
+    def shards_of(self, split: str) -> Sequence[Shard]:
         """Those of one split."""
         return self.splits[split].shards if split in self.splits else ()
 

@@ -30,7 +30,8 @@ from dvae import __version__
 from dvae.data.index import write_index
 from dvae.data.location import has_secret
 from dvae.data.location import shown as url_shown
-from dvae.data.manifest import Shard, index_name, is_shard_name, write_shard_manifest
+from dvae.data.manifest import is_shard_name, write_shard_manifest
+from dvae.data.shard_list import Shard, index_name
 from dvae.data.storage import LocalStore, open_store
 from dvae.errors import UserError, exit_code_of
 from dvae.files import MANIFEST, locked, remove_unfinished, sha256, whole_file

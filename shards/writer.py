@@ -13,7 +13,7 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from dvae.data.index import SAMPLE, write_index
-from dvae.data.manifest import Shard, index_name
+from dvae.data.shard_list import Shard, index_name
 from dvae.failpoint import failpoint
 from dvae.files import whole_file
 from shards import tar

@@ -33,9 +33,7 @@ def server(folder):
 
 def cache_of(url, folder, cache, limit=1 << 20, piece=PIECE):
     split = find_split(folder, "train")
-    sizes = {shard.name: shard.bytes for shard in split.shards}
-    checksums = {shard.name: shard.sha256 for shard in split.shards}
-    return CachedStore(HttpStore(f"{url}/data"), cache, limit, sizes, checksums, piece)
+    return CachedStore(HttpStore(f"{url}/data"), cache, limit, split.shards, piece)
 
 
 def entries(cache):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dvae.data.batches import Buffers, Loader, Pictures
+from dvae.data.batches import Loader, Pictures
+from dvae.data.buffers import Buffers
 from dvae.data.manifest import find_split, read_splits
 from dvae.data.order import Order
-from dvae.data.plans import evaluation_plan, training_plan
+from dvae.data.plans import Plan, evaluation_plan, training_plan
 from dvae.data.reader import BadSample, Reader
 from dvae.errors import DataError, UserError
 
@@ -158,6 +159,37 @@ def test_a_flipped_bit_in_a_picture_is_a_bad_sample_that_is_named(copied):
     assert [(b.sample, b.place) for b in batch.bad] == [(5, place)]
 
 
+def test_a_sample_that_stands_twice_in_a_batch_may_be_read_once_and_be_bad_once(shards):
+    class Passing(Reader):  # as a remote one that fails for a moment
+        has_failed = False
+
+        def picture(self, sample):
+            if sample == 7 and not self.has_failed:
+                self.has_failed = True
+                raise BadSample("just now")
+            return super().picture(sample)
+
+    ids = np.array([7, 1, 7, 30, 7, 0])
+    plan = Plan(0, 0, np.zeros_like(ids), ids, np.array([1, 1, 1, 1, 1, 0], dtype=np.float32))
+    pictures = Pictures(Passing(find_split(shards, "train")), 32)
+    with Loader(iter([plan]), pictures, threads=1) as loader:
+        batch = next(loader)
+    assert batch.weights.tolist() == [0, 1, 1, 1, 1, 0]
+    assert [(bad.sample, bad.reason) for bad in batch.bad] == [(7, "just now")]
+    assert not batch.images[0].any()
+    assert torch.equal(batch.images[2], batch.images[4])
+
+
+def test_a_slot_that_nobody_decoded_is_not_counted_as_read(shards, monkeypatch):
+    fill = Pictures.decode_into
+    monkeypatch.setattr(Pictures, "decode_into", lambda *given: fill(*given)[:-1])
+    with (
+        Loader(evaluation_plan(10, 10, 0, 1), pictures_of(shards), threads=1) as loader,
+        pytest.raises(RuntimeError, match="8 samples read and 0 bad ones are not the 10 planned"),
+    ):
+        next(loader)
+
+
 def test_a_damaged_header_costs_its_own_sample_alone(copied):
     reader = Reader(find_split(copied, "train"))
     place = reader.place(2)
@@ -242,7 +274,8 @@ def test_more_shards_than_open_files_still_read(shards, monkeypatch):
     pictures = pictures_of(shards)
     ids = np.random.default_rng(0).permutation(len(pictures.reader))
     out = np.zeros((len(ids), 32, 32, 3), dtype=np.uint8)
-    assert pictures.decode_into(out, ids, pictures.crops(ids, np.zeros_like(ids))) == []
+    outcomes = pictures.decode_into(out, ids, pictures.crops(ids, np.zeros_like(ids)))
+    assert outcomes == [None] * len(ids)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch keeps pinned memory itself")

@@ -125,12 +125,15 @@ def test_the_batches_hold_different_pictures_flips_and_noise(uninterrupted):
         [(0, 1, 1, 12), (7, 4, 2, 3), (8, 2, 4, 2), (25, 6, 1, 1)],
         [(0, 6, 2, 2), (11, 1, 4, 5), (12, 12, 1, 1), (13, 3, 2, 4)],
         [(0, 2, 1, 6), (1, 3, 1, 2), (32, 4, 2, 3), (33, 2, 2, 4), (34, 1, 1, 7)],
+        # A mixture of 506 pictures: its smaller source's pass ends with step 24, its epoch with 41.
+        [(0, 1, 2, 12), (25, 3, 1, 2), (26, 1, 2, 5), (41, 4, 2, 3), (42, 2, 2, 4), (43, 6, 1, 2)],
     ],
-    ids=["grows and shrinks", "one step at a time", "at an epoch's edge"],
+    ids=["grows and shrinks", "one step at a time", "at an epoch's edge", "at a mixture's edges"],
 )
 def test_changing_processes_threads_and_micro_batches_changes_nothing(
     trained_on, uninterrupted, changes, record_property
 ):
+    changes = [change for change in changes if change[0] < len(uninterrupted)]
     ends = [change[0] for change in changes[1:]] + [len(uninterrupted)]
     pieced: list[Given] = []
     for (start, world_size, threads, micro), stop in zip(changes, ends, strict=True):

@@ -9,6 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dvae.data.batches import Loader, Pictures
+from dvae.data.manifest import find_split
+from dvae.data.plans import evaluation_plan
+from dvae.data.reader import Reader
+
 from .conftest import ROOT
 
 pytestmark = [
@@ -37,3 +42,11 @@ def test_a_gpu_trains_to_what_a_cpu_trains_to(recipe, precision):
         for name in ("gpu", "cpu")
     ]
     assert scores[0] == pytest.approx(scores[1], abs=0.01 if precision == "fp32" else 0.3)
+
+
+def test_batches_lie_in_pinned_memory(shards):
+    pictures = Pictures(Reader(find_split(shards, "train")), 32)
+    with Loader(evaluation_plan(40, 8, 0, 1), pictures, threads=2) as loader:
+        batches = list(loader)
+    assert len(batches) == 5
+    assert all(batch.images.is_pinned() and batch.images.any() for batch in batches)

@@ -13,6 +13,7 @@ from .test_train import events
 
 HEALTHY = {
     "images": 100,
+    "bad": 0,
     "dims": 3072,
     "psnr": 25.0,
     "ssim": 0.8,

@@ -1,9 +1,14 @@
 """The order of samples is a pure function that visits each sample at most once an epoch."""
 
+from threading import current_thread
+from threading import enumerate as enumerate_threads
+
 import numpy as np
 import pytest
 
-from dvae.data.order import CROP, FLIP, Order, key, permute, uniform
+from dvae.data.keyed import CROP, FLIP, key, permute, uniform
+from dvae.data.order import MANY as MANY_SHARDS
+from dvae.data.order import Order
 from dvae.data.plans import training_plan
 
 COUNTS = [
@@ -86,6 +91,56 @@ def test_all_processes_that_divide_a_batch_share_out_the_same_one(counts, window
             assert np.concatenate([plan.ids for plan in plans]).tolist() == whole
             assert {(plan.epoch, plan.step) for plan in plans} == {(epoch, step)}
             assert {e for plan in plans for e in plan.epochs.tolist()} == {epoch}
+
+
+def test_drawn_layouts_visit_each_id_once_whoever_shares_out_the_batches():
+    rng = np.random.default_rng(11)
+    for _ in range(200):
+        shards, batch_size = int(rng.integers(1, 40)), int(rng.integers(1, 33))
+        most = 2 + 2 * rng.integers(1, 16) * batch_size // shards  # for 15 steps at most, about
+        counts = rng.integers(0, most, shards) * (rng.random(shards) > 0.1)
+        counts[rng.integers(shards)] += batch_size  # so that there is a batch
+        window = int(rng.choice([0, 1, rng.integers(2, 30)]))
+        order = Order(counts, int(rng.integers(2**40)), batch_size, window)
+        epoch = int(rng.integers(1000))
+        layout = (counts.tolist(), batch_size, window, order.seed, epoch)
+        ids = epoch_of(order, epoch)
+        assert len(np.unique(ids)) == ids.size, layout
+        assert 0 <= ids.min() <= ids.max() < counts.sum(), layout
+        assert 0 <= counts.sum() - ids.size < batch_size, layout
+        divisors = [w for w in range(1, batch_size + 1) if batch_size % w == 0]
+        world_size, step = int(rng.choice(divisors)), int(rng.integers(len(ids)))
+        start = epoch * order.steps_per_epoch + step
+        again = Order(counts, order.seed, batch_size, window)  # that drew no step before
+        plans = [next(training_plan(again, start, r, world_size)) for r in range(world_size)]
+        assert np.array_equal(np.concatenate([plan.ids for plan in plans]), ids[step]), layout
+
+
+def test_the_line_of_the_next_epoch_is_worked_out_before_its_first_step(monkeypatch):
+    def count_shards(index, size, keys):
+        if len(index) == len(counts):
+            where.append(current_thread().name)
+        return permute(index, size, keys)
+
+    where: list[str] = []
+    first_epoch = 3
+    counts = np.full(MANY_SHARDS, 2)
+    monkeypatch.setattr("dvae.data.order.permute", count_shards)
+    order = Order(counts, 0, batch_size=16, window=4)  # 1,250 steps an epoch
+    edge = order.steps_per_epoch
+    plan = training_plan(order, edge - 4, 0, 2, first_epoch)
+    drawn = [next(plan) for _ in range(8)]
+    for thread in enumerate_threads():
+        if thread.name == "order":
+            thread.join()
+    drawn += [next(plan) for _ in range(edge)]  # the whole next epoch, and some steps of another
+    assert len(where) == 3
+    assert where.count("order") >= 2
+    monkeypatch.undo()
+    fresh = Order(counts, 0, batch_size=16, window=4)
+    for step, given in enumerate(drawn[::7]):
+        epoch, inside = divmod(edge - 4 + 7 * step, edge)
+        assert given.ids.tolist() == fresh.ids(first_epoch + epoch, inside)[:8].tolist()
 
 
 def test_a_run_that_begins_a_new_epoch_counts_on_from_it():

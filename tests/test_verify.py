@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from dvae.data.index import SAMPLE, read_index, write_index
-from dvae.data.manifest import Shard, index_name, read_splits, write_shard_manifest
+from dvae.data.manifest import Shard, read_splits, write_shard_manifest
+from dvae.data.shard_list import index_name
 from shards.tar import members
 from shards.verify import main
 from tests.fault_server import serving

@@ -6,7 +6,6 @@ they are cropped and flipped, is a function of (seed, epoch, sample id) alone (d
 
 import json
 import os
-import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,9 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from dvae.data.buffers import Buffers
 from dvae.data.decode import Crop, decode
 from dvae.data.formats import MAX_PIXELS
-from dvae.data.order import CROP, FLIP, uniform
+from dvae.data.keyed import CROP, FLIP, uniform
 from dvae.data.plans import Plan, evaluation_plan
 from dvae.data.reader import BadSample, Place, Reader
 from dvae.files import append
@@ -37,6 +37,9 @@ class Bad(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.place.shard}, {self.place.key} at byte {self.place.offset}: {self.reason}"
+
+
+Task = Future[list[Bad | None]]  # the decoding of some slots, one after another
 
 
 @dataclass(frozen=True)
@@ -117,41 +120,26 @@ class Pictures:
             return np.zeros(len(ids), dtype=bool)
         return uniform(ids, 1, self.seed, epochs, FLIP)[:, 0] < 0.5
 
-    def decode_into(self, images: np.ndarray, ids: np.ndarray, crops: list[Crop]) -> list[Bad]:
-        """Fill (n, S, S, 3) uint8; a bad sample's slot becomes black and is named."""
-        bad = []
+    def decode_into(
+        self, images: np.ndarray, ids: np.ndarray, crops: list[Crop]
+    ) -> list[Bad | None]:
+        """Fill (n, S, S, 3) uint8; a bad sample's slot becomes black.
+
+        Returns:
+            What came of each slot: None if its picture was decoded, else the bad sample.
+        """
+        outcomes: list[Bad | None] = []
         for slot, (sample, crop) in enumerate(zip(ids.tolist(), crops, strict=True)):
             self.under_way[get_ident()] = sample
             try:
                 picture = self.reader.picture(sample)
                 decode(picture, images[slot], crop, self.max_pixels)
+                outcomes.append(None)
             except BadSample as error:
                 images[slot] = 0
-                bad.append(Bad(sample, self.reader.place(sample), str(error)))
+                outcomes.append(Bad(sample, self.reader.place(sample), str(error)))
         self.under_way.pop(get_ident(), None)
-        return bad
-
-
-class Buffers:
-    """Memory for batches, taken again once nobody holds it: fresh memory costs page faults."""
-
-    def __init__(self) -> None:
-        self._pin = torch.cuda.is_available()
-        self._free: list[np.ndarray] = []
-
-    def take(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """A uint8 tensor of any content; pinned where there is a GPU, by torch's own cache."""
-        if self._pin:
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        while self._free:
-            memory = self._free.pop()
-            if memory.shape == shape:
-                break
-        else:
-            memory = np.empty(shape, dtype=np.uint8)
-        lent = memory.view()  # every tensor and array over it keeps this one alive
-        weakref.finalize(lent, self._free.append, memory)
-        return torch.from_numpy(lent)
+        return outcomes
 
 
 class Loader:
@@ -170,7 +158,7 @@ class Loader:
         self._pool = ThreadPoolExecutor(
             threads or default_threads(), "decode", initializer=_one_thread_each
         )
-        self._waiting: deque[tuple[Batch, list[Future[list[Bad]]]]] = deque()
+        self._waiting: deque[tuple[Batch, list[Task]]] = deque()
         self._due = np.empty(0, dtype=np.int64)  # the ids of the batch that was asked for last
 
     def __enter__(self) -> "Loader":
@@ -194,15 +182,16 @@ class Loader:
             raise StopIteration
         batch, tasks = self._waiting.popleft()
         self._due = batch.ids
-        bad = [entry for task in tasks for entry in task.result()]
-        weights = batch.weights.copy()
-        weights[np.isin(batch.ids, [entry.sample for entry in bad])] = 0
-        read, planned = np.count_nonzero(weights), np.count_nonzero(batch.weights)
+        outcomes = [outcome for task in tasks for outcome in task.result()]  # slot by slot
+        bad = [outcome for outcome in outcomes if outcome]
+        read, planned = outcomes.count(None), np.count_nonzero(batch.weights)
         if read + len(bad) != planned:
             raise RuntimeError(
                 f"epoch {batch.epoch}, step {batch.step}: {read} samples read and {len(bad)} bad "
                 f"ones are not the {planned} planned: this is a fault of dvae's, please report it"
             )
+        weights = np.zeros_like(batch.weights)
+        weights[: len(outcomes)] = [outcome is None for outcome in outcomes]
         return replace(batch, weights=weights, bad=bad)
 
     def waits_for(self) -> str:
@@ -210,7 +199,7 @@ class Loader:
         samples = [s for s in list(self._pictures.under_way.values()) if s in self._due]
         return ", ".join(sorted({self._pictures.reader.shard(sample) for sample in samples}))
 
-    def _start(self, plan: Plan) -> tuple[Batch, list[Future[list[Bad]]]]:
+    def _start(self, plan: Plan) -> tuple[Batch, list[Task]]:
         size = self._pictures.image_size
         images = self._buffers.take((len(plan.ids), size, size, 3))
         crops = self._pictures.crops(plan.ids, plan.epochs)

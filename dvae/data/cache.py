@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Lock
 
 from dvae.data.manifest import Split
+from dvae.data.shard_list import ShardList
 from dvae.data.storage import LocalStore, Store, StoreError
 from dvae.errors import UserError
 from dvae.files import TEMPORARY, write_bytes
@@ -37,13 +38,11 @@ def cached(split: Split, folder: str, limit: int) -> Split:
     """
     if not folder or not split.tars.is_remote:
         return split
-    sizes = {shard.name: shard.bytes for shard in split.shards}
-    checksums = {shard.name: shard.sha256 for shard in split.shards}
-    return replace(split, tars=CachedStore(split.tars, Path(folder), limit, sizes, checksums))
+    return replace(split, tars=CachedStore(split.tars, Path(folder), limit, split.shards))
 
 
 class CachedStore:
-    """A remote store whose files, of known sizes and checksums, are kept in pieces.
+    """A remote store of shards that are kept in pieces.
 
     Raises:
         UserError: the folder can't be written.
@@ -56,8 +55,7 @@ class CachedStore:
         store: Store,
         folder: Path,
         limit: int,
-        sizes: dict[str, int],
-        checksums: dict[str, str],
+        shards: ShardList,
         piece: int = PIECE,
     ) -> None:
         try:
@@ -71,8 +69,7 @@ class CachedStore:
         self._store = store
         self._folder = folder
         self._limit = limit
-        self._sizes = sizes
-        self._checksums = checksums
+        self._shards = shards
         self._piece = piece
         self._entries = LocalStore(folder, OPEN_ENTRIES)
         self._is_full = False
@@ -80,7 +77,7 @@ class CachedStore:
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """See `Store`."""
-        if self._is_full or offset < 0 or offset + size > self._sizes[name]:
+        if self._is_full or offset < 0 or offset + size > self._shards.named(name).bytes:
             return self._store.read(name, offset, size)
         parts = []
         for start in range(offset - offset % self._piece, offset + size, self._piece):
@@ -122,8 +119,9 @@ class CachedStore:
 
     def _entry(self, name: str, start: int) -> tuple[str, int]:
         """A piece's file name and size."""
-        length = min(self._piece, self._sizes[name] - start)
-        what = f"{self._store.shown}/{name}\n{self._checksums[name]}\n{start}+{length}"
+        shard = self._shards.named(name)
+        length = min(self._piece, shard.bytes - start)
+        what = f"{self._store.shown}/{name}\n{shard.sha256}\n{start}+{length}"
         return f"{hashlib.sha256(what.encode()).hexdigest()}-{length}", length
 
     def _kept(self, entry: str, offset: int, size: int) -> bytes | None:

@@ -107,16 +107,24 @@ def _rows(data: bytes, samples: int) -> np.ndarray | None:
 
     Its header is compared, not parsed: numpy's parser fails in too many ways on a damaged one.
     """
-    file = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(SAMPLE)
-    head = {"descr": descr, "fortran_order": False, "shape": (samples,)}
-    np.lib.format.write_array_header_1_0(file, head)
-    expected = file.getvalue()
+    expected = _header(samples)
     start = 10 + int.from_bytes(data[8:10], "little")  # bytes; the padding is numpy's own affair
     is_same = data[:8] == expected[:8] and data[10:start].rstrip() == expected[10:].rstrip()
     if not is_same or len(data) != start + samples * SAMPLE.itemsize:
         return None
-    return np.frombuffer(data[start:], SAMPLE).copy()
+    return np.frombuffer(data, SAMPLE, offset=start).copy()
+
+
+def _header(samples: int) -> bytes:
+    """What an index file of so many samples begins with."""
+    file = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(SAMPLE)
+    head = {"descr": descr, "fortran_order": False, "shape": (samples,)}
+    np.lib.format.write_array_header_1_0(file, head)
+    return file.getvalue()
+
+
+HEADER = len(_header(0))  # bytes; the same for any number of samples
 
 
 def missing_shards(split: Split) -> list[str]:

@@ -12,38 +12,25 @@ A manifest on a local disk may name a `base`: the remote folder that holds the t
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dvae.data.json_pieces import JsonPieces
+from dvae.data.shard_list import Shard, ShardList, is_named_twice
 from dvae.data.storage import LocalStore, Location, Store, StoreError, open_store
 from dvae.errors import UserError
 from dvae.files import MANIFEST, write_json
 
 FORMAT = "dvae-shards/2"
 MAX_MANIFEST = 1 << 30  # bytes; a million shards take a third of it
+PIECE = 1 << 20  # bytes of it that are parsed at a time
 # What some program takes for a command, a URL, an option, a variable or a pattern.
 _UNSAFE = re.compile(r"[-.]|.*[/\\:|$`{}*?\x00-\x1f]|(?!.*\.tar$)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)  # a manifest may name a million
-class Shard:
-    """A tar and its index, as the manifest names them."""
-
-    name: str
-    bytes: int
-    sha256: str
-    samples: int
-    index_sha256: str
-
-    @property
-    def index_name(self) -> str:
-        """The name of the offset index beside the tar."""
-        return index_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -53,12 +40,12 @@ class Split:
     store: Store  # of the indexes
     tars: Store
     name: str
-    shards: tuple[Shard, ...]
+    shards: ShardList
 
     @property
     def counts(self) -> np.ndarray:
         """Samples in each shard: (S,) int64."""
-        return np.array([shard.samples for shard in self.shards], dtype=np.int64)
+        return self.shards.counts
 
     @property
     def folder(self) -> Path:
@@ -75,18 +62,10 @@ class Split:
     def digest(self) -> str:
         """SHA-256 over the shards' names, digests and counts: equal if and only if the data are."""
         digest = hashlib.sha256(b"[")
-        encode = json.JSONEncoder(sort_keys=True).encode
-        names = [field.name for field in fields(Shard)]
-        for number, shard in enumerate(self.shards):  # as JSON, but never all of it at once
-            text = encode({name: getattr(shard, name) for name in names})
-            digest.update((", " * (number > 0) + text).encode())
+        for number, line in enumerate(self.shards.lines()):  # as JSON, but never all of it at once
+            digest.update((", " * (number > 0) + line).encode())
         digest.update(b"]")
         return digest.hexdigest()
-
-
-def index_name(shard_name: str) -> str:
-    """`train-000000.tar` -> `train-000000.index.npy`."""
-    return PurePath(shard_name).stem + ".index.npy"
 
 
 def write_shard_manifest(
@@ -109,50 +88,78 @@ def read_splits(location: Location) -> dict[str, Split]:
         StoreError: a remote folder that can't be reached, with the reason.
     """
     store = open_store(location)
-    path = f"{store.shown}/{MANIFEST}"
-    value = _manifest(store)
-    try:
-        if value["format"] != FORMAT:
-            raise UserError(
-                f"{path} has the format {str(value['format'])[:60]!r}, not {FORMAT!r}: "
-                f"{remedy(store)}"
-            )
-        tars = _tars(store, value)
-        splits = {
-            str(name): Split(store, tars, str(name), tuple(_shard(s, store) for s in shards))
-            for name, shards in value["splits"].items()
-        }
-    except UserError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
-        raise UserError(f"{path} lacks an entry, or has a wrong one: {remedy(store)}") from None
-    names = [shard.name for split in splits.values() for shard in split.shards]
-    if len(set(names)) < len(names):
-        raise UserError(f"{path} names a shard twice: {remedy(store)}")
-    return splits
-
-
-def _manifest(store: Store) -> Any:
-    """The JSON of a manifest."""
     if isinstance(store, LocalStore) and not store.folder.is_dir():
         raise UserError(
             f"{store.shown} is not a folder: make shards with python -m shards.pack first"
         )
+    path = f"{store.shown}/{MANIFEST}"
     try:
-        return json.loads(store.read_whole(MANIFEST, MAX_MANIFEST))
+        value = _parse(store, JsonPieces(_pieces(store)))
+        tars, lists = _tars(store, value.get("base")), value["splits"]
+        splits = {name: Split(store, tars, name, shards) for name, shards in lists.items()}
     except StoreError as error:
         if not isinstance(store, LocalStore):
             raise
         there = (store.folder / MANIFEST).exists()
         reason = error if there else f"{store.shown} has no {MANIFEST}"
         raise UserError(f"{reason}: {remedy(store)}") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{store.shown}/{MANIFEST} is not JSON: {remedy(store)}") from None
+    except UserError:
+        raise
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise UserError(f"{path} is not JSON: {remedy(store)}") from None
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+        raise UserError(f"{path} lacks an entry, or has a wrong one: {remedy(store)}") from None
+    if is_named_twice(lists.values()):
+        raise UserError(f"{path} names a shard twice: {remedy(store)}")
+    return splits
 
 
-def _tars(store: Store, manifest: dict[str, Any]) -> Store:
+def _pieces(store: Store) -> Iterator[bytes]:
+    """The bytes of a manifest; a remote one comes whole, as it might be replaced between two pieces."""
+    if isinstance(store, LocalStore):
+        yield from store.pieces(MANIFEST, MAX_MANIFEST, PIECE)
+    else:
+        data = store.read_whole(MANIFEST, MAX_MANIFEST)
+        yield from (data[start : start + PIECE] for start in range(0, len(data), PIECE))
+
+
+def _parse(store: Store, manifest: JsonPieces) -> dict[str, Any]:
+    """The values of a manifest; `splits` as lists of shards."""
+    value: dict[str, Any] = {}
+    for key in manifest.members():
+        if key == "splits":
+            value[key] = {name: _shards(store, manifest) for name in manifest.members()}
+        else:
+            value[key] = manifest.value()
+        if key == "format" and value[key] != FORMAT:
+            raise UserError(
+                f"{store.shown}/{MANIFEST} has the format {str(value[key])[:60]!r}, not {FORMAT!r}: "
+                f"{remedy(store)}"
+            )
+    manifest.end()
+    if "format" not in value:
+        raise KeyError("format")
+    return value
+
+
+def _shards(store: Store, manifest: JsonPieces) -> ShardList:
+    """The shards of a split, of which the manifest's next value is the list."""
+    shards = ShardList()
+    for entries in manifest.chunks():
+        shards.extend(entries)
+        wrong = [entry["name"] for entry in entries if not is_shard_name(entry["name"])]
+        if wrong:
+            raise UserError(
+                f"{store.shown}/{MANIFEST} names a shard {wrong[0][:60]!r}: not a plain file name that "
+                f"ends in .tar: {remedy(store)}"
+            )
+        if not all(0 <= entry["samples"] < 2**40 for entry in entries):
+            raise ValueError("samples")
+    return shards
+
+
+def _tars(store: Store, base: Any) -> Store:
     """Where the tars of a manifest lie: beside it, or where a local one names a remote base."""
-    base = manifest.get("base")
     if base is None:
         return store
     tars = open_store(str(base))
@@ -185,24 +192,6 @@ def find_split(location: Location, name: str) -> Split:
 def is_shard_name(name: str) -> bool:
     """Whether a manifest may name a shard so: a plain file name that nothing takes for more."""
     return _UNSAFE.match(name) is None
-
-
-def _shard(value: dict[str, Any], store: Store) -> Shard:
-    shard = Shard(
-        name=str(value["name"]),
-        bytes=int(value["bytes"]),
-        sha256=str(value["sha256"]),
-        samples=int(value["samples"]),
-        index_sha256=str(value["index_sha256"]),
-    )
-    if not is_shard_name(shard.name):
-        raise UserError(
-            f"{store.shown}/{MANIFEST} names a shard {shard.name[:60]!r}: not a plain file name that "
-            f"ends in .tar: {remedy(store)}"
-        )
-    if not 0 <= shard.samples < 2**40:
-        raise ValueError(shard.samples)
-    return shard
 
 
 def remedy(store: Store) -> str:

@@ -14,7 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
-from dvae.data.order import MIXTURE, SAMPLES, SOURCE, Draw, Order, Span, key, permute
+from dvae.data.keyed import MIXTURE, SAMPLES, SOURCE, key, permute
+from dvae.data.order import Draw, Order, Span
 from dvae.errors import UserError
 
 BLOCK_STEPS = 256  # global batches in a block, at most
@@ -110,6 +111,11 @@ class Mixture:
             drawn = self._draw_from(self.orders[i], block, number[mine], first_epoch)
             epochs[mine], ids[mine] = drawn.epochs, drawn.ids + self._first[i]
         return Draw(epochs, ids)
+
+    def prepare(self, step: int, first_epoch: int = 0) -> None:
+        """As `Order.prepare`, of each source's next pass."""
+        for order in self.orders:
+            order.prepare(step // self._block_steps, first_epoch)
 
     @property
     def round_steps(self) -> int:

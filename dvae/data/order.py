@@ -1,86 +1,20 @@
-"""Which sample when: `order(seed, epoch, step) -> global batch of sample ids`, and keyed draws.
+"""Which sample when: `order(seed, epoch, step) -> global batch of sample ids`.
 
-Both are pure functions: they know nothing of processes, threads, micro-batches, or of what was read
-before (design contract 1). Integers are mixed by splitmix64 (Steele et al. 2014); permutations are
-Feistel networks with cycle walking (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
+A pure function: it knows nothing of processes, threads, micro-batches, or of what was read before
+(design contract 1).
 """
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock, Thread
 from typing import NamedTuple
 
 import numpy as np
 
-ROUNDS = 8
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-CHUNK = 2**14  # indices permuted at a time: what fits a processor's cache
+from dvae.data.keyed import ROTATION, SAMPLES, SHARDS, WINDOWS, key, permute
 
-# The purpose of a draw: equal seeds, epochs and ids give unrelated numbers for each of them.
-SHARDS, ROTATION, SAMPLES, WINDOWS, CROP, FLIP, NOISE, MIXTURE, SOURCE, AUGMENT = range(10)
-
-
-def mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser: a bijection of uint64 whose every output bit hangs on every input bit."""
-    x = x ^ (x >> np.uint64(30))
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
-
-
-def key(*parts: int | np.ndarray) -> np.ndarray:
-    """A uint64 made of several integers in their order: (1,), or (n,) where a part is (n,)."""
-    result = np.zeros(1, dtype=np.uint64)
-    for part in parts:
-        result = mix(result + GOLDEN + mix(np.atleast_1d(part).astype(np.uint64)))
-    return result
-
-
-def uniform(ids: np.ndarray, count: int, *parts: int | np.ndarray) -> np.ndarray:
-    """Keyed draws from [0, 1): (n,) sample ids -> (n, count), the same whoever asks."""
-    keys = key(*parts, ids)[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
-    return (mix(keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def permute(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
-    """A keyed permutation of 0 … size-1, evaluated at `index`, without building it.
-
-    Args:
-        index: (n,) integers in [0, size).
-        size: of the domain.
-        keys: (1,) or (n,) uint64; each key is another permutation.
-
-    Returns:
-        (n,) int64 in [0, size).
-    """
-    result = np.asarray(index).astype(np.uint64)
-    half = max(2, ((size - 1).bit_length() + 1) // 2)
-    keys = np.broadcast_to(keys, result.shape)
-    for start in range(0, len(result), CHUNK):
-        here = slice(start, start + CHUNK)
-        result[here] = _walk(result[here], size, half, keys[here])
-    return result.astype(np.int64)
-
-
-def _walk(x: np.ndarray, size: int, half: int, keys: np.ndarray) -> np.ndarray:
-    """One step of the permutation; what lands outside of the domain goes on until it comes back."""
-    x = _feistel(x, half, keys)
-    outside = np.flatnonzero(x >= size)
-    while outside.size:
-        moved = _feistel(x[outside], half, keys[outside])
-        x[outside] = moved
-        outside = outside[moved >= size]
-    return x
-
-
-def _feistel(x: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
-    shift, mask = np.uint64(half), np.uint64(2**half - 1)
-    left, right = x >> shift, x & mask
-    for _ in range(ROUNDS):
-        keys = keys + GOLDEN
-        left, right = right, left ^ (mix(right + keys) & mask)
-    return (left << shift) | right
+AHEAD = 1024  # steps before an epoch's first one that its line is begun to be worked out
+MANY = 10_000  # shards whose line takes long enough for that: a millisecond
 
 
 class Draw(NamedTuple):
@@ -127,6 +61,8 @@ class Order:
     batch_size: int
     window: int = 0
     _lines: dict[int, Line] = field(default_factory=dict, repr=False)
+    _begun: set[int] = field(default_factory=set, repr=False)  # lines that threads work out
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     @cached_property
     def samples(self) -> int:
@@ -209,19 +145,34 @@ class Order:
             start, size = start + count, size - count
         return spans
 
+    def prepare(self, step: int, first_epoch: int = 0) -> None:
+        """Work out on a thread what the first step of the next epoch would wait for, if that is near."""
+        if not self.window or len(self.counts) < MANY:
+            return
+        near = step + min(AHEAD, self.steps_per_epoch)
+        epoch = first_epoch + near // self.steps_per_epoch
+        if epoch not in self._begun:
+            self._begun.add(epoch)
+            Thread(target=self.line, args=(epoch,), name="order", daemon=True).start()
+
     def line(self, epoch: int) -> Line:
-        """The permuted shards of an epoch; those of two epochs are kept, as at an edge both are read."""
+        """The permuted shards of an epoch; one beside it is kept, as at an edge both are read."""
         line = self._lines.get(epoch)
         if line is None:
-            count = len(self.counts)
-            shards = permute(np.arange(count), count, key(self.seed, epoch, SHARDS))
-            first = np.cumsum(self.counts) - self.counts
-            rotation = int(key(self.seed, epoch, ROTATION)[0] % np.uint64(self.samples))
-            line = Line(np.cumsum(self.counts[shards]), first[shards], shards, rotation)
-            for old in list(self._lines)[:-1]:
-                self._lines.pop(old, None)
-            self._lines[epoch] = line
+            with self._lock:  # one thread works it out, others wait
+                line = self._lines.get(epoch) or self._make_line(epoch)
+                beside = epoch + 1 if epoch + 1 in self._lines else epoch - 1
+                for other in set(self._lines) - {beside}:
+                    self._lines.pop(other)
+                self._lines[epoch] = line
         return line
+
+    def _make_line(self, epoch: int) -> Line:
+        count = len(self.counts)
+        shards = permute(np.arange(count), count, key(self.seed, epoch, SHARDS))
+        first = np.cumsum(self.counts) - self.counts
+        rotation = int(key(self.seed, epoch, ROTATION)[0] % np.uint64(self.samples))
+        return Line(np.cumsum(self.counts[shards]), first[shards], shards, rotation)
 
     def _at(self, epoch: int, places: np.ndarray) -> np.ndarray:
         """Sample ids at places of the line, which begins at a drawn place."""

@@ -34,6 +34,9 @@ class Source(Protocol):
     def draw(self, step: int, slots: np.ndarray, first_epoch: int = 0) -> Draw:
         """What (n,) slots of the global batch hold at a step that counts from the run's start."""
 
+    def prepare(self, step: int, first_epoch: int = 0) -> None:
+        """Begin to work out what steps soon after this one need, where that takes long."""
+
     @property
     def round_steps(self) -> int:
         """Steps in which each slot comes to each of its lanes once."""
@@ -73,6 +76,7 @@ def training_plan(
     weights = np.ones(len(slots), dtype=np.float32)
     step = start
     while True:
+        source.prepare(step, first_epoch)
         epochs, ids = source.draw(step, slots, first_epoch)
         epoch, step_of_epoch = divmod(step, source.steps_per_epoch)
         yield Plan(first_epoch + epoch, step_of_epoch, epochs, ids, weights)

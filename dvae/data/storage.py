@@ -9,9 +9,10 @@ import resource
 import stat
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from dvae.data.location import HTTP, scheme_of
 from dvae.errors import DataError
@@ -130,13 +131,25 @@ class LocalStore:
 
     def read_whole(self, name: str, limit: int) -> bytes:
         """See `Store`."""
+        with self._whole(name, limit) as (file, size):
+            return file.read(size)  # not of the limit: as much memory as is asked for is taken
+
+    def pieces(self, name: str, limit: int, piece: int) -> Iterator[bytes]:
+        """The same in pieces of so many bytes."""
+        with self._whole(name, limit) as (file, size):
+            for start in range(0, size, piece):
+                yield file.read(min(piece, size - start))
+
+    @contextmanager
+    def _whole(self, name: str, limit: int) -> Iterator[tuple[BinaryIO, int]]:
+        """A file and its size."""
         path = self.folder / name
         size = self.size(name)
         if size > limit:
             raise StoreError(f"{path} has {size} bytes, more than {limit}")
         try:
             with path.open("rb") as file:
-                return file.read(size)  # not of the limit: as much memory as is asked for is taken
+                yield file, size
         except OSError as error:
             raise _failed(error, f"{path} cannot be read ({error.strerror})") from None
 

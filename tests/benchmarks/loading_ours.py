@@ -4,7 +4,6 @@ import io
 import json
 import os
 import random
-import resource
 import statistics
 import sys
 import time
@@ -77,7 +76,10 @@ def bare(job: Job) -> Iterator[list[None]]:
 
 
 def quality(data: Path, size: int) -> dict[str, float]:
-    """PSNR against a full decode and Pillow's antialiased resize of the same square, in dB."""
+    """PSNR against a full decode and Pillow's antialiased resize of the same square, in dB.
+
+    The square is snapped to the scaled grid: whole pixels of the scale that ours decodes at.
+    """
     rng = np.random.default_rng(0)
     values = []
     for path in sorted((data / "pictures").iterdir())[:SOME]:
@@ -155,7 +157,9 @@ def _index_name(shard: str) -> str:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak RSS in MB; not ru_maxrss, which begins with what the process that forked this one held."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":

@@ -66,6 +66,23 @@ def test_a_validation_split_with_too_many_bad_pictures_ends_the_run(
     assert [line["sample"] for line in bad_samples(recipe)] == [1]
 
 
+def test_a_validation_that_loses_a_picture_is_a_fault_that_ends_the_run(
+    recipe, train, trained, shards, monkeypatch
+):
+    for module in ("streams", "evaluate"):
+
+        def losing(samples, *given):
+            return evaluation_plan(samples - 1, *given)
+
+        monkeypatch.setattr(f"dvae.{module}.evaluation_plan", losing)
+    count = len(Reader(find_split(shards, "val")))
+    lost = f"{count - 1} pictures measured and 0 bad ones are not the {count} planned"
+    with pytest.raises(RuntimeError, match=lost):
+        train(recipe, "run.name=losing")
+    with pytest.raises(RuntimeError, match=lost):
+        evaluate_weights(load(str(trained)), shards, "val")
+
+
 def test_an_evaluation_names_what_it_leaves_out(trained, shards, tmp_path, capsys):
     copy = shutil.copytree(shards, tmp_path / "spoiled")
     reader = Reader(find_split(copy, "val"))
