@@ -7,6 +7,7 @@ again is spared); some sit on the one shard that the seed chose and stay.
 import contextlib
 import random
 import re
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, data)
             return
         start, end = int(wanted[1]), min(int(wanted[2]) + 1, len(data))
+        server.ranges.append((path.name, start, end))
         if start >= len(data):
             self.answer(416, b"")
             return
@@ -60,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "500 once":
             self.answer(500, b"oops")
         elif fault == "503 with Retry-After":
-            self.answer(503, b"busy", {"Retry-After": "1"})
+            self.answer(503, b"busy", {"Retry-After": self.server.retry_after})
         elif fault == "redirect loop":
             self.answer(302, b"", {"Location": self.path})
         elif fault == "HTML with 200":
@@ -119,22 +121,33 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, folder: Path, fault: str, seed: int) -> None:
+    def __init__(self, folder: Path, fault: str, seed: int, certificate: Path | None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.scheme = "https" if certificate else "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            # The handshake is the handler's: who hangs up in it must not end the server.
+            self.socket = context.wrap_socket(
+                self.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.folder, self.fault = folder, fault
+        self.chance = CHANCE
+        self.retry_after = "1"
         self.draw = random.Random(f"{fault} {seed}")
         tars = sorted(path.name for path in folder.glob("*.tar"))
         self.victim = self.draw.choice(tars) if tars else ""
         self.is_armed = fault not in STAYING
         self.bytes: Counter[str] = Counter()
-        self.seen: list[tuple[str, str | None]] = []
+        self.seen: list[tuple[str, str | None]] = []  # path and Authorization
+        self.ranges: list[tuple[str, int, int]] = []  # name, first byte, the one behind the last
         self.closing = threading.Event()
         self._struck: set[tuple[str, str | None]] = set()
         self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
 
     def fault_of(self, name: str, wanted: str | None) -> str:
         """The fault of a request, or ""."""
@@ -143,7 +156,7 @@ class Server(ThreadingHTTPServer):
         if self.fault in STAYING:
             return self.fault if name == self.victim else ""
         with self._lock:
-            if (name, wanted) in self._struck or self.draw.random() > CHANCE:
+            if (name, wanted) in self._struck or self.draw.random() > self.chance:
                 return ""
             self._struck.add((name, wanted))
             return self.fault
@@ -157,9 +170,11 @@ class Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(folder: Path, fault: str = "", seed: int = 0) -> Iterator[Server]:
-    """A server of a folder, that ends with the block."""
-    with Server(folder, fault, seed) as server:
+def serving(
+    folder: Path, fault: str = "", seed: int = 0, certificate: Path | None = None
+) -> Iterator[Server]:
+    """A server of a folder, that ends with the block; over TLS with a certificate and its key."""
+    with Server(folder, fault, seed, certificate) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:

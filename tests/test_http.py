@@ -2,18 +2,16 @@
 
 import dataclasses
 import time
-from itertools import islice
 
 import numpy as np
 import pytest
 
-from dvae.data.ahead import evaluation_ahead, training_ahead
+from dvae.data.ahead import training_ahead
 from dvae.data.batches import Loader, Pictures
 from dvae.data.http import HttpStore
 from dvae.data.manifest import find_split, read_splits
 from dvae.data.order import Order
 from dvae.data.patience import Patience
-from dvae.data.plans import evaluation_plan, training_plan
 from dvae.data.reader import Reader
 from dvae.data.storage import StoreError
 from dvae.errors import DataError, UserError
@@ -24,6 +22,7 @@ HASTY = Patience(total=8, connect=4, silence=0.1, first_pause=0.002, longest_pau
 SLOW = "1 KB/s"
 SECRETS = ("hushhush", "s1gnature")
 BATCH, WINDOW = 4, 4
+WHOLE_SHARDS = 24  # of an order whose windows are whole shards: nine seconds each at 1 KB/s
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +44,10 @@ def store_of(server, patience=HASTY, credentials=True):
     return HttpStore(f"http://dog:{SECRETS[0]}@{address}/data?sig={SECRETS[1]}", patience)
 
 
-def epoch(reader, plan, steps):
+def epoch(reader, plan, steps, ahead=4):
     """What some steps deliver, by sample id: the decoded picture; and the bad samples."""
     delivered, bad = {}, {}
-    with Loader(plan, Pictures(reader, SIZE), threads=2) as loader:
+    with Loader(plan, Pictures(reader, SIZE), threads=2, ahead=ahead) as loader:
         for _ in range(steps):
             batch = next(loader)
             for sample, image, weight in zip(batch.ids, batch.images, batch.weights, strict=True):
@@ -58,8 +57,8 @@ def epoch(reader, plan, steps):
     return delivered, bad
 
 
-def one_epoch(reader):
-    order = Order(np.concatenate([s.counts for s in reader.splits]), 0, BATCH, WINDOW)
+def one_epoch(reader, seed=0):
+    order = Order(np.concatenate([s.counts for s in reader.splits]), seed, BATCH, WINDOW)
     return epoch(reader, training_ahead(reader, order, 0, 0, 1), order.steps_per_epoch)
 
 
@@ -71,13 +70,23 @@ def truth(folder):
     return delivered
 
 
+def patience_for(fault, server):
+    """Where it runs out, so long that this machine, as busy as it is, does all the rest meanwhile."""
+    if fault != SLOW:
+        return HASTY
+    started = time.monotonic()
+    one_epoch(Reader(find_split(store_of(server), "train")), WHOLE_SHARDS)
+    lasted = time.monotonic() - started
+    return dataclasses.replace(HASTY, total=min(max(0.3, 2 * lasted), 8))
+
+
 def survives(folder, truth, fault, seed):
     with serving(folder, fault, seed) as server:
-        patience = dataclasses.replace(HASTY, total=0.3) if fault == SLOW else HASTY
+        patience = patience_for(fault, server)
         reader = Reader(find_split(store_of(server, patience), "train"))
         server.is_armed = True
         started = time.monotonic()
-        delivered, bad = one_epoch(reader)
+        delivered, bad = one_epoch(reader, WHOLE_SHARDS if fault == SLOW else 0)
         lasted = time.monotonic() - started
     assert sorted(delivered.keys() | bad.keys()) == list(range(32))
     assert len(delivered) + len(bad) == 32
@@ -86,7 +95,8 @@ def survives(folder, truth, fault, seed):
     number = int(server.victim[6:12])
     lost = range(4 * number, 4 * number + 4) if fault in STAYING else ()
     assert sorted(bad) == list(lost)
-    assert lasted < 2 * HASTY.total
+    # Two windows of the victim, of this epoch and the next, may run out one after another.
+    assert lasted < (3 * patience.total if fault == SLOW else HASTY.total)
     texts = [str(entry) for entry in bad.values()]
     assert not any(secret in text for secret in SECRETS for text in texts)
     assert all(SECRETS[1] in path and authorization for path, authorization in server.seen)
@@ -141,18 +151,10 @@ def test_a_folder_that_is_not_there_or_no_server_is_an_error_with_the_reason(fol
 
 
 def test_a_server_that_ignores_ranges_is_not_asked_to_skip_far(folder, monkeypatch):
-    monkeypatch.setattr("dvae.data.http.MAX_SKIP", 1000)
+    monkeypatch.setattr("dvae.data.answers.MAX_SKIP", 1000)
     refused = pytest.raises(StoreError, match="ignores Range, and byte 1001 is too far")
     with serving(folder, "Range ignored") as server, refused:
         store_of(server).read("train-000000.tar", 1001, 10)
-
-
-def test_retry_after_is_honoured_up_to_a_limit():
-    patience = Patience(first_pause=0.5, longest_pause=30.0)
-    assert 0.25 <= patience.pause(1, 0) <= 0.5
-    assert patience.pause(1, 5) == 5
-    assert patience.pause(1, 3600) == 30
-    assert 15 <= patience.pause(40, 0) <= 30
 
 
 def test_a_picture_damaged_on_its_way_is_asked_for_once_more(folder, truth, tmp_path):
@@ -169,42 +171,6 @@ def test_a_picture_damaged_on_its_way_is_asked_for_once_more(folder, truth, tmp_
             run[0].done.wait()
         path.write_bytes(whole)
         assert len(reader.picture(8).data) > 0
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize("window", [8, 32])
-def test_every_byte_is_fetched_about_once_over_all_processes(folder, world_size, window):
-    with serving(folder) as server:
-        split = find_split(HttpStore(f"{server.url}/data"), "train")
-        order = Order(split.counts, 0, BATCH, window)
-        readers = [Reader(split) for _ in range(world_size)]
-        server.bytes.clear()
-        seen = []
-        for rank, reader in enumerate(readers):
-            # Not `training_ahead`: it looks beyond the epoch, at windows of the next one.
-            plan = islice(training_plan(order, 0, rank, world_size), order.steps_per_epoch)
-            slots = np.arange(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
-            for step in range(order.steps_per_epoch):
-                reader.windows.ask(order.entered(step, slots, also_open=step == 0))
-            delivered, bad = epoch(reader, plan, order.steps_per_epoch)
-            seen += delivered
-            assert not bad
-        read = sum(count for name, count in server.bytes.items() if name.endswith(".tar"))
-    total = sum(shard.bytes for shard in split.shards)
-    assert sorted(seen) == list(range(32))
-    assert 0.5 * total < read <= 1.02 * total
-
-
-def test_an_epoch_costs_one_request_a_window_and_shard(folder):
-    with serving(folder) as server:
-        split = find_split(HttpStore(f"{server.url}/data"), "train")
-        reader = Reader(split)
-        server.seen.clear()
-        plan = evaluation_ahead(reader, evaluation_plan(32, 16, 0, 1))
-        delivered, _ = epoch(reader, plan, 2)
-        asked = [path for path, _ in server.seen if ".tar" in path]
-    assert len(delivered) == 32
-    assert len(asked) == 8
 
 
 def test_credentials_come_from_netrc_where_the_url_has_none(folder, tmp_path, monkeypatch):
@@ -233,11 +199,3 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(folder):
         assert len(store.read(server.victim, 512, 100)) == 100
         assert [authorization for _, authorization in other.seen] == [None]
         assert all(authorization for _, authorization in server.seen)
-
-
-def test_the_patience_of_a_read_ends_although_bytes_still_trickle(folder):
-    with serving(folder, SLOW) as server:
-        server.is_armed = True
-        store = store_of(server, dataclasses.replace(HASTY, total=0.3))
-        with pytest.raises(StoreError, match=r"it is too slow \(\d+ of 9000 bytes came\); gave up"):
-            store.read(server.victim, 0, 9000)

@@ -10,6 +10,7 @@ from dvae.networks import build
 from dvae.plan import amount, main
 from dvae.recipe import load_config
 from tests.conftest import give_network
+from tests.fault_server import serving
 
 
 def rows(text):
@@ -52,6 +53,15 @@ def test_1024_processes_are_planned_from_a_manifest_alone(recipe, tmp_path, caps
     assert found["all-reduce, a step"] == f"{amount(size)} of gradients, under DDP"
     sent = found["DDP"].split()[-2:]
     assert " ".join(sent) == amount(2 * 1023 / 1024 * size)
+
+
+def test_what_is_held_of_remote_shards_is_told(recipe, shards, capsys):
+    with serving(shards) as server:
+        remote = [str(recipe), f"data.train={server.url}/data", "data.window=3"]
+        assert main(remote) == 0
+    assert rows(capsys.readouterr().out)["held in memory"].startswith("134 MB a process of remote")
+    assert main([str(recipe), "data.window=3"]) == 0
+    assert "held in memory" not in capsys.readouterr().out
 
 
 def test_where_no_engine_fits_a_smaller_micro_batch_is_named(recipe, capsys):

@@ -3,11 +3,14 @@
 import json
 import shutil
 
+import fsspec
 import pytest
 from safetensors.torch import load_file
 
 from dvae.data.manifest import find_split
-from dvae.data.reader import Reader
+from dvae.data.objects import ObjectStore
+from dvae.data.patience import Patience
+from dvae.data.reader import BadSample, Reader
 from dvae.errors import UserError
 from dvae.sources import find_sources
 from shards.index import main as index
@@ -29,20 +32,26 @@ def equal(one, two):
 def test_training_from_http_gives_the_weights_of_training_from_a_disk(
     recipe, shards, train, tmp_path, capfd
 ):
-    assert train(recipe, "run.name=local", WINDOW) == 0
+    # An epoch has six steps, and windows end after its fourth and sixth.
+    common = [WINDOW, "train.global_batch_size=8", "optim.schedule=constant"]
+    assert train(recipe, "run.name=local", *common, "train.steps=7") == 0
     with serving(shards, "reset in the body") as server:
         address = server.url.removeprefix("http://")
         url = f"http://dog:hushhush@{address}/data?sig=s1gnature"
-        remote = [WINDOW, f"data.train={url}"]
-        assert train(recipe, "run.name=http", *remote, "train.steps=6") == 0
-        assert (
-            train(recipe, "run.name=http", *remote, "data.ahead=2") == 0
-        )  # it goes on, or is done
+        remote = [*common, f"data.train={url}"]
+        assert train(recipe, "run.name=http", *remote, "train.steps=3") == 0
+        assert not equal(weights(recipe, "local"), weights(recipe, "http"))
+        told = "".join(capfd.readouterr())
+        more = ["train.steps=7", "data.ahead=2"]  # it goes on inside a window
+        assert train(recipe, "run.name=http", *remote, *more) == 0
+        new = "".join(capfd.readouterr())
+        assert ("step 3: psnr" in new, "step 6: psnr" in new) == (False, True)
         kept = [f"data.cache_dir={tmp_path / 'cache'}", f"data.cache_bytes={1 << 20}"]
-        assert train(recipe, "run.name=kept", "data.threads=1", *remote, *kept) == 0
+        once = ["train.steps=7", "data.threads=1"]
+        assert train(recipe, "run.name=kept", *remote, *once, *kept) == 0
     assert equal(weights(recipe, "local"), weights(recipe, "http"))
     assert equal(weights(recipe, "local"), weights(recipe, "kept"))
-    told = "".join(capfd.readouterr())
+    told += new + "".join(capfd.readouterr())
     files = [path for path in recipe.parent.rglob("*") if path.is_file()]
     texts = [told.encode(), *(path.read_bytes() for path in files)]
     assert len(texts) > 10
@@ -194,3 +203,23 @@ def test_shards_packed_and_uploaded_to_s3_train_and_index_from_there(s3, shards,
     assert told.count("access is refused") == 1
     assert SECRET not in told
     assert "hushhush" not in told
+
+
+@pytest.mark.slow
+def test_an_object_that_was_cut_is_told_at_once_and_costs_what_it_lacks(s3, shards, monkeypatch):
+    for name in [name for name in s3 if name.startswith("AWS_")]:
+        monkeypatch.setenv(name, s3[name])
+    files = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+    files.mkdir("cutting")
+    files.put(f"{shards}/", "cutting/dogs/", recursive=True)
+    patience = Patience(total=20, first_pause=0.002, longest_pause=0.01)
+    split = find_split(ObjectStore("s3://cutting/dogs", patience), "train")
+    reader, local, shard = Reader(split), Reader(find_split(shards, "train")), split.shards[0]
+    last = local.place(shard.samples - 1).offset
+    whole = (shards / shard.name).read_bytes()
+    for length in (last + 100, len(whole) // 2):
+        files.pipe_file(f"cutting/dogs/{shard.name}", whole[:length])
+        assert reader.picture(0).data == local.picture(0).data
+        with pytest.raises(BadSample, match=rf"{shard.name}: it ends before what was asked for"):
+            reader.picture(shard.samples - 1)
+    files.rm("cutting", recursive=True)

@@ -98,7 +98,7 @@ def test_a_mixture_s_counts_go_on_where_changed_data_are_accepted(recipe, train,
 
 
 def test_the_file_of_a_state_in_which_nothing_is_empty_is_under_1_kb(tmp_path):
-    steps, value = 10**7 - 1, -12345.678901234567
+    steps, value = 10**7 - 1, -0.00012345678901234567
     scale = {"scale": 2.0**16, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
     measured = Evaluation(*[value] * 13, kl_per_dim=(value,))
     full = State(
@@ -110,7 +110,7 @@ def test_the_file_of_a_state_in_which_nothing_is_empty_is_under_1_kb(tmp_path):
         bad_samples=10**9,
         data="f" * DIGITS,
         held_out="f" * DIGITS,
-        earlier=[steps, steps],
+        earlier=[steps],
         first_step=steps,
         first_epoch=10**4,
         epochs=10**4,

@@ -2,10 +2,13 @@
 
 import os
 import threading
+import weakref
+from collections import Counter
 
 import numpy as np
 import pytest
 
+from dvae.data.ahead import entered
 from dvae.data.location import last_part, scheme_of, shown
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order, Span
@@ -89,33 +92,45 @@ def test_a_local_store_gives_bytes_whole_or_says_why_not(tmp_path):
             wrong()
 
 
+# The last one's slots come to each of their lanes at every second step.
 ORDERS = [
     Order(np.array([100, 37, 0, 250, 13]), 3, 16, 5),
     Order(np.array([7] * 30), 1, 6, 64),
     Mixture("ab", [np.array([90, 30]), np.array([50, 70])], [2.0, 1.0], 0, 12, 4),
+    Mixture("ab", [np.array([90, 30]), np.array([50, 70])], [3.0, 1.0], 0, 6, 4),
 ]
+NAMES = ["uneven", "wide", "mixture", "two rounds"]
+SLOTS = np.arange(2, 6)
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=["uneven", "wide", "mixture"])
+@pytest.mark.parametrize("order", ORDERS, ids=NAMES)
 @pytest.mark.parametrize("start", [0, 3, 17])
 def test_the_spans_that_slots_enter_hold_what_they_read_each_sample_once(order, start):
     counts = order.counts if isinstance(order, Order) else np.concatenate(order.counts)
     borders = np.cumsum(counts)
-    slots = np.arange(2, 6)
-    ready: dict[int, int] = {}
-    for number in range(3 * order.round_steps + 20):
-        step = start + number
-        for first, count in order.entered(step, slots, also_open=number < order.round_steps):
+    ready: Counter[int] = Counter()
+    for step in range(start, start + 3 * order.round_steps + 20):
+        spans, drawn = entered(order, start, step, SLOTS)
+        for first, count in spans:
             shards = np.searchsorted(borders, [first, first + count - 1], side="right")
             assert shards[0] == shards[1]
-            for sample in range(first, first + count):
-                ready[sample] = ready.get(sample, 0) + 1
-        for sample in order.draw(step, slots).ids.tolist():
-            ready[sample] = ready.get(sample, 0) - 1
+            ready.update(set(range(first, first + count)) - drawn)
+        for sample in order.draw(step, SLOTS).ids.tolist():
+            ready[sample] -= 1
             assert ready[sample] >= 0
-    if start == 0:
-        waiting = sum(count for count in ready.values())
-        assert waiting <= len(slots) * order.round_steps * order.window
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=NAMES)
+def test_from_every_start_all_that_is_fetched_ahead_is_taken_and_nothing_stays_held(order):
+    window_steps = order.round_steps * min(order.window, 35)
+    for start in range(40):
+        windows = Windows(numbers, lambda span: span.samples, limit=10_000)
+        for step in range(start, start + 4 + window_steps):
+            if step < start + 4:  # what was asked for is all drawn in the steps of a window
+                windows.ask(*entered(order, start, step, SLOTS))
+            for sample in order.draw(step, SLOTS).ids.tolist():
+                assert windows.take(sample) in ([sample] if step < start + 4 else [sample, None])
+        assert windows.held == 0
 
 
 def test_without_a_window_nothing_is_announced():
@@ -133,6 +148,28 @@ def test_windows_give_each_sample_as_often_as_it_was_asked_for():
         *(9, 8, 0, 1, 3, 3, 2, 4, 2)
     ]
     assert [windows.take(sample) for sample in (0, 2, 99)] == [None] * 3
+
+
+def test_samples_that_nobody_will_take_are_not_fetched_at_the_ends_nor_kept():
+    asked = []
+
+    def fetch(span):
+        asked.append(span)
+        return numbers(span)
+
+    windows = Windows(fetch, lambda span: span.samples)
+    windows.ask([Span(0, 6), Span(6, 2)], without={0, 1, 3, 5, 6, 7})
+    assert [windows.take(sample) for sample in range(8)] == [None, None, 2, None, 4, *[None] * 3]
+    assert asked == [Span(2, 3)]
+    assert windows.held == 0
+
+
+def test_what_is_taken_is_let_go_at_once():
+    windows = Windows(lambda span: [np.zeros(1) for _ in numbers(span)], lambda span: span.samples)
+    windows.ask([Span(0, 3)])
+    item = weakref.ref(windows.take(1))
+    assert item() is None
+    assert windows.held == 2
 
 
 def test_windows_hold_no_more_bytes_than_allowed_unless_they_are_wanted_now():

@@ -6,7 +6,7 @@ import pytest
 from dvae.data.index import SAMPLE
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order
-from dvae.data.traffic import INDEX_HEADER, lane_traffic, process_traffic
+from dvae.data.traffic import INDEX_HEADER, lane_traffic, open_windows, process_traffic
 
 COUNTS = [
     np.array([400]),
@@ -69,3 +69,22 @@ def test_a_mixture_reads_its_sources_by_their_shares(window):
         share = [(owners == rank).mean() for owners in slots]
         mine = share[0] * drawn[0] * 1000 + share[1] * drawn[1] * 2000
         assert traffic.bytes[rank] == pytest.approx(mine, rel=0.02)
+
+
+SOURCES = [
+    Order(COUNTS[1], 3, 12, 8),
+    Order(COUNTS[1], 3, 12, 64),  # longer than an epoch
+    Mixture("ab", [COUNTS[0], COUNTS[1]], (2.0, 1.0), 3, 12, 4),
+]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=["order", "short epoch", "mixture"])
+def test_no_process_is_inside_of_more_windows_than_the_plan_says_and_one_of_as_many(source):
+    counts = list(source.counts) if isinstance(source, Mixture) else [source.counts]
+    told = open_windows(source, [counts[0] * 1000, *(c * 2000 for c in counts[1:])], 3)
+    for rank in range(3):
+        slots, held = np.arange(rank * 4, rank * 4 + 4), []
+        for step in range(2 * source.round_steps * source.window):
+            spans = source.entered(step, slots, also_open=True)
+            held.append(sum(n * (1000 if first < counts[0].sum() else 2000) for first, n in spans))
+        assert max(held) == pytest.approx(told[rank])

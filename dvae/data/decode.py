@@ -72,7 +72,7 @@ def _decoded(
     picture: Picture, size: int, crop: Crop, max_pixels: int
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
     """RGB pixels (h, w, 3) at some scale, and the crop's x, y and side on them."""
-    if not picture.data.startswith(JPEG_MAGIC) or picture.orientation != 1:
+    if picture.data[: len(JPEG_MAGIC)] != JPEG_MAGIC or picture.orientation != 1:
         pixels = _by_pillow(picture.data, max_pixels)
         return pixels, _square(pixels.shape[1], pixels.shape[0], crop)
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(picture.data)
@@ -105,7 +105,7 @@ def _square(width: int, height: int, crop: Crop) -> tuple[int, int, int]:
     return round(crop.x * (width - side)), round(crop.y * (height - side)), side
 
 
-def _by_pillow(data: bytes, max_pixels: int) -> np.ndarray:
+def _by_pillow(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_pixels(image.width, image.height, max_pixels)
         return np.array(to_rgb(ImageOps.exif_transpose(image)))

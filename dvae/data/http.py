@@ -1,15 +1,11 @@
 """A folder of files behind `http(s)://`, read by range.
 
-Nothing that a server says is believed without a second sign: a range must come with the Content-Range
-that was asked for, an answer of all the bytes (200, Range ignored) is skipped through to the wanted
-ones, a web page in place of the data is noticed, and redirects are counted. What may pass (5xx, 429,
-resets, stalls, wrong lengths) is tried again from the byte where it broke; 404, 403 and their like
-fail at once. urllib3 keeps the connections; its own retries are off.
+What breaks and may pass is tried again from the byte where it broke, and redirects are counted;
+`answers` says what a server is believed. urllib3 keeps the connections; its own retries are off.
 """
 
 import logging
 import netrc
-import re
 from collections.abc import Iterator
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
@@ -19,21 +15,16 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout, make_headers
 
 from dvae import __version__
+from dvae.data.answers import Ended, checked, is_final, reason_of
 from dvae.data.location import HTTP, check_http, shown
 from dvae.data.patience import Deadline, Passing, Patience, gather
 from dvae.data.storage import StoreError
 from dvae.errors import UserError
 
 PIECE = 1 << 18  # bytes taken from a connection at a time
-MAX_SKIP = 64 << 20  # bytes read for nothing from a server that ignores Range
 MAX_REDIRECTS = 5
 CONNECTIONS = 16  # kept open to a host
 _REDIRECTS = (301, 302, 303, 307, 308)
-_MAY_PASS = (408, 425, 429)  # and 5xx
-
-
-class _Ended(StoreError):
-    """A file that ends before the range that was asked for."""
 
 
 class HttpStore:
@@ -88,7 +79,7 @@ class HttpStore:
             try:
                 response, total = self._answer(url, 0, 1, deadline)
                 response.close()
-            except _Ended:  # an empty file has no first byte
+            except Ended:  # an empty file has no first byte
                 total = 0
             if total is None:
                 raise Passing("the server tells no length")
@@ -116,7 +107,7 @@ class HttpStore:
                 skip -= skipped
                 yield piece[skipped:]
         except exceptions.HTTPError as error:
-            raise Passing(_reason(error)) from None
+            raise Passing(reason_of(error)) from None
         finally:
             if response.length_remaining == 0:
                 response.drain_conn()  # the connection can serve again
@@ -129,7 +120,7 @@ class HttpStore:
         """An answer that begins where asked for, or at 0 (status 200), and the file's size."""
         response = self._follow(url, {"Range": f"bytes={start}-{end - 1}"}, deadline)
         try:
-            return response, _checked(response, start, end, shown(url))
+            return response, checked(response, start, end, shown(url))
         except (Passing, StoreError):
             response.close()
             raise
@@ -165,71 +156,10 @@ class HttpStore:
                 preload_content=False,
                 decode_content=False,
             )
-        except (exceptions.SSLError, exceptions.LocationValueError) as error:
-            raise StoreError(f"{shown(url)}: {_reason(error)}") from None
         except exceptions.HTTPError as error:
-            raise Passing(_reason(error)) from None
-
-
-def _checked(response: BaseHTTPResponse, start: int, end: int, what: str) -> int | None:
-    """The file's size by an answer's headers, None if they don't tell it.
-
-    Raises:
-        StoreError: a status that won't change.
-        Passing: one that may, or headers that don't fit what was asked for.
-    """
-    status, headers = response.status, response.headers
-    if status >= 500 or status in _MAY_PASS:
-        after = headers.get("Retry-After", "")
-        seconds = float(after) if re.fullmatch(r"\d{1,6}", after, re.ASCII) else 0.0
-        raise Passing(f"the server answers {status}", seconds)
-    if status == 416:
-        raise _Ended(f"{what}: it ends before byte {start} (416)")
-    if status not in (200, 206):
-        raise StoreError(f"{what}: {_meaning(status)}")
-    if headers.get("Content-Encoding", "identity") != "identity":
-        raise Passing("it comes compressed, though it was asked for as it is")
-    if status == 206:
-        return _total(headers.get("Content-Range", ""), start, end)
-    if "html" in headers.get("Content-Type", ""):
-        raise Passing("a web page came in place of the data")
-    if start > MAX_SKIP:
-        raise StoreError(
-            f"{what}: the server ignores Range, and byte {start} is too far to skip to: "
-            "serve the shards by a server that knows ranges, or download them"
-        )
-    length = response.length_remaining
-    if length is not None and length < end:
-        raise Passing(f"it has {length} bytes, and byte {end - 1} was asked for")
-    return length
-
-
-def _total(content_range: str, start: int, end: int) -> int | None:
-    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", content_range.strip())
-    if not match or int(match[1]) != start or not start <= int(match[2]) < end:
-        raise Passing(f"another range came than the bytes from {start} that were asked for")
-    return None if match[3] == "*" else int(match[3])
-
-
-def _meaning(status: int) -> str:
-    if status in (401, 403):
-        return f"access is refused ({status}): give a user in ~/.netrc, or a new signed link"
-    if status in (404, 410):
-        return f"it is not there ({status})"
-    return f"the server answers {status}"
-
-
-def _reason(error: exceptions.HTTPError) -> str:
-    """What went wrong, by the error's kind: its text holds the URL."""
-    if isinstance(error, exceptions.SSLError):
-        return "its certificate can't be trusted, or TLS failed"
-    if isinstance(error, exceptions.ConnectTimeoutError | exceptions.NewConnectionError):
-        return "no connection"
-    if isinstance(error, exceptions.TimeoutError):
-        return "no byte came for too long"
-    if isinstance(error, exceptions.LocationValueError):
-        return "it isn't a URL that can be asked for"
-    return "the connection broke"
+            if is_final(error):
+                raise StoreError(f"{shown(url)}: {reason_of(error)}") from None
+            raise Passing(reason_of(error)) from None
 
 
 def _credentials(user: str | None, password: str | None, host: str) -> str | None:

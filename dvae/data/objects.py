@@ -1,9 +1,11 @@
 """A folder in an object store (`s3://`, `hf://`), read by range through fsspec.
 
 Credentials and endpoints come from each store's own environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
-HF_TOKEN …), never from a recipe.
+HF_TOKEN …), never from a recipe. The clients give a range whole or not at all, and time their requests
+themselves: what breaks is asked for anew, not from the byte where it broke.
 """
 
+import errno
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -127,7 +129,13 @@ class ObjectStore:
         except self._refused:
             raise StoreError(f"{self.shown}/{name}: access is refused: set credentials") from None
         except self._may_pass as error:
-            raise Passing(shown(str(error) or type(error).__name__)[:200]) from None
+            reason = shown(str(error) or type(error).__name__)[:200]
+            if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a 416 too
+                raise StoreError(
+                    f"{self.shown}/{name}: it ends before what was asked for, or the store refuses "
+                    f"that: {reason}"
+                ) from None
+            raise Passing(reason) from None
 
 
 _Kinds = tuple[type[Exception], ...]

@@ -36,7 +36,7 @@ class BadSample(Exception):  # noqa: N818 - an outcome that is counted, not an e
 class Picture(NamedTuple):
     """The bytes of one image member."""
 
-    data: bytes
+    data: bytes | memoryview  # read-only
     orientation: int  # EXIF, 1 is upright
 
 
@@ -102,7 +102,7 @@ class Reader:
         """
         try:
             number, row = self._row(sample)
-            data = self._checked(self._read(number, row.json, 1, MAX_JSON_BYTES)) or b"{}"
+            data = bytes(self._checked(self._read(number, row.json, 1, MAX_JSON_BYTES))) or b"{}"
         except BadSample:
             return {}
         try:
@@ -225,7 +225,7 @@ class Reader:
         except StoreError as error:
             raise BadSample(str(error)) from None
 
-    def _checked(self, member: _Member) -> bytes:
+    def _checked(self, member: _Member) -> memoryview:
         """A member's bytes, if they and the header are those that were packed."""
         wrong = self._wrong(member)
         if wrong and self.is_remote:  # it may have been damaged on its way
@@ -233,7 +233,7 @@ class Reader:
             wrong = self._wrong(member)
         if wrong:
             raise BadSample(wrong)
-        return member.block[BLOCK:]
+        return memoryview(member.block)[BLOCK:]
 
     def _wrong(self, member: _Member) -> str:
         if not self.verify or not member.block:

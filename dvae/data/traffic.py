@@ -37,17 +37,34 @@ def process_traffic(
         sizes: (S_i,) bytes of each shard, for each split that the source draws from.
         world_size: W, which divides the global batch.
     """
-    share = source.batch_size // world_size
-    if isinstance(source, Order):
-        owners = np.arange(source.batch_size) // share
-        return _gather(lane_traffic(source, 0, sizes[0]), owners, world_size)
     total = Traffic(*np.zeros((3, world_size)))
-    for i, order in enumerate(source.orders):
-        owners = source.slots_of(i) // share
-        passes = source.steps_per_epoch * source.batch_size / source.places / order.steps_per_epoch
-        one = _gather(lane_traffic(order, 0, sizes[i]), owners, world_size)
+    for (order, owners), size in zip(_orders(source, world_size), sizes, strict=True):
+        passes = 1.0
+        if isinstance(source, Mixture):
+            passes = source.steps_per_epoch * source.batch_size / source.places
+            passes /= order.steps_per_epoch
+        one = _gather(lane_traffic(order, 0, size), owners, world_size)
         total = Traffic(*(a + passes * b for a, b in zip(total, one, strict=True)))
     return total
+
+
+def open_windows(
+    source: Order | Mixture, sizes: Sequence[np.ndarray], world_size: int
+) -> np.ndarray:
+    """(W,) bytes of the windows that each process's slots are inside of at a time, at most."""
+    total = np.zeros(world_size)
+    for (order, owners), size in zip(_orders(source, world_size), sizes, strict=True):
+        window = min(order.window, order.steps_per_epoch) * size.sum() / order.samples
+        total += window * np.bincount(owners, minlength=world_size)
+    return total
+
+
+def _orders(source: Order | Mixture, world_size: int) -> list[tuple[Order, np.ndarray]]:
+    """The order of each split of a source, and the process that owns each of its lanes."""
+    share = source.batch_size // world_size
+    if isinstance(source, Order):
+        return [(source, np.arange(source.batch_size) // share)]
+    return [(order, source.slots_of(i) // share) for i, order in enumerate(source.orders)]
 
 
 def lane_traffic(order: Order, epoch: int, sizes: np.ndarray) -> Traffic:

@@ -1,19 +1,20 @@
 """Runs of samples fetched by one request each, ahead of their use: what makes remote shards fast.
 
-Threads fetch the runs in the order in which they were asked for. What is fetched and not yet taken
-stays below a limit of bytes, so memory is bounded; a run that is wanted before its turn is fetched by
-the thread that wants it.
+Threads fetch the runs in the order in which they were asked for, while what is held (fetched and not
+yet taken) is below a limit of bytes. A run that is wanted before its turn is fetched by the thread
+that wants it, so memory is bounded by the limit and a run or, where that is more, by the runs that are
+read from at a time.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from threading import Condition, Event, Thread
 from typing import Generic, TypeVar
 
 from dvae.data.order import Span
 from dvae.errors import DataError
 
-MAX_BYTES = 128 << 20  # fetched and not yet taken; a run that is wanted at once may exceed it
+MAX_BYTES = 128 << 20  # held; a run that is wanted at once may exceed it
 THREADS = 8  # requests under way
 
 _Item = TypeVar("_Item")
@@ -21,29 +22,32 @@ Fetch = Callable[[Span], list[_Item]]
 
 
 class _Run(Generic[_Item]):
-    """A span and what became of it."""
+    """Samples that one request fetches, all those between them too, and what became of it."""
 
-    def __init__(self, span: Span, size: float) -> None:
-        self.span = span
-        self.each = size / span.samples  # bytes, about
-        self.items: list[_Item] = []
+    def __init__(self, samples: list[int], each: float) -> None:
+        self.samples = samples  # ascending
+        self.each = each  # bytes, about
         self.failure = "its reading was given up"
         self.done = Event()
+        self._items: dict[int, _Item] = {}  # fetched and not yet taken
 
     def fetch(self, fetch: Fetch[_Item]) -> None:
+        first, last = self.samples[0], self.samples[-1]
         try:
-            self.items = fetch(self.span)
+            items = fetch(Span(first, last - first + 1))
+            self._items = {sample: items[sample - first] for sample in self.samples}
         except (DataError, OSError) as error:
             self.failure = str(error)
         finally:
             self.done.set()
 
     def item(self, sample: int) -> _Item:
-        """Of one sample, once it's there."""
+        """Of one sample, once it's there; given once."""
         self.done.wait()
-        if not self.items:
-            raise DataError(self.failure)
-        return self.items[sample - self.span.first]
+        try:
+            return self._items.pop(sample)
+        except KeyError:
+            raise DataError(self.failure) from None
 
 
 class Windows(Generic[_Item]):
@@ -52,7 +56,7 @@ class Windows(Generic[_Item]):
     Args:
         fetch: gives an item for each sample of a span, or raises `DataError`.
         size: of a span, in bytes, about.
-        limit: bytes fetched and not yet taken.
+        limit: of bytes held, above which nothing more is fetched ahead.
     """
 
     def __init__(
@@ -64,17 +68,21 @@ class Windows(Generic[_Item]):
         self._waiting: deque[_Run[_Item]] = deque()
         self._runs: dict[int, list[_Run[_Item]]] = {}  # by sample; two where epochs meet
         self._wanted: list[_Run[_Item]] = []  # that threads are waiting for
-        self._held = 0.0
+        self.held = 0.0  # bytes that are fetched, or on their way, and not yet taken
         self._threads = 0
         self._changed = Condition()
 
-    def ask(self, spans: Iterable[Span]) -> None:
-        """Fetch spans, in this order, when there is room."""
+    def ask(self, spans: Iterable[Span], without: Collection[int] = ()) -> None:
+        """Fetch spans, in this order, when there is room; nobody will take the samples `without`."""
         with self._changed:
             for span in spans:
-                run: _Run[_Item] = _Run(span, self._size(span))
+                whole = range(span.first, span.first + span.samples)
+                samples = [sample for sample in whole if sample not in without]
+                if not samples:
+                    continue
+                run: _Run[_Item] = _Run(samples, self._size(span) / span.samples)
                 self._waiting.append(run)
-                for sample in range(span.first, span.first + span.samples):
+                for sample in samples:
                     self._runs.setdefault(sample, []).append(run)
             while self._threads < min(THREADS, len(self._waiting)):
                 self._threads += 1
@@ -104,7 +112,7 @@ class Windows(Generic[_Item]):
         finally:
             with self._changed:
                 self._wanted.remove(run)
-                self._held = max(0.0, self._held - run.each)
+                self.held = max(0.0, self.held - run.each)
                 self._changed.notify_all()
 
     def drop(self) -> None:
@@ -114,13 +122,13 @@ class Windows(Generic[_Item]):
                 run.done.set()
             self._waiting.clear()
             self._runs.clear()
-            self._held = 0.0
+            self.held = 0.0
             self._changed.notify_all()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: not self._waiting or self._held < self._limit)
+                self._changed.wait_for(lambda: not self._waiting or self.held < self._limit)
                 if not self._waiting:
                     self._threads -= 1
                     return
@@ -130,4 +138,4 @@ class Windows(Generic[_Item]):
 
     def _start(self, run: _Run[_Item]) -> None:
         self._waiting.remove(run)
-        self._held += run.each * run.span.samples
+        self.held += run.each * len(run.samples)

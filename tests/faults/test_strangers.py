@@ -64,7 +64,7 @@ def in_a_list(place, _):
 
 
 def in_a_manifest(place, _, enter=verify):
-    folder = make_shards(Path("made"), shards=1)
+    folder = make_shards(Path("made"), shards=1, samples=16)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["splits"]["train"][0]["name"] = f"{place}.tar"
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -72,15 +72,16 @@ def in_a_manifest(place, _, enter=verify):
 
 
 def as_a_base(place, _, enter=verify):
-    folder = make_shards(Path("made"), shards=1)
+    folder = make_shards(Path("made"), shards=1, samples=16)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"base": place}))
     return enter([str(folder)])
 
 
 def trained_on(arguments):
+    make_shards(Path("data"), samples=16)
     Path("recipe.toml").write_text(RECIPE.format(shards=arguments[0], runs="runs"))
-    return train_main(["recipe.toml"])
+    return train_main(["recipe.toml", "data.val=data"])
 
 
 def in_a_recipe(place, run, key="train"):
