@@ -4,25 +4,31 @@
     python -m shards.pack data/stanford data/dogs --boxes source
 
 The terms are shown first. A file has its final name when it's whole: downloads go on where they were
-cut (Range), also in the next run; where a checksum is known the file has to have it, and else its
-SHA-256 is recorded in SHA256SUMS, and later downloads have to agree. Compressed tars end as plain
-ones, since those can be read in place.
+cut (Range), also in the next run; where a checksum is pinned the file has to have it, and else its
+SHA-256 is recorded in SHA256SUMS, and later downloads have to agree. Compressed tars and zips end as
+plain tars, since a folder of those is packed as it is.
 """
 
 import argparse
 import gzip
 import hashlib
+import io
+import os
 import shutil
 import sys
+import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvae.errors import UserError, exit_code_of
+from dvae.errors import FULL, ResourceError, UserError, exit_code_of
 from dvae.files import TEMPORARY, flush, locked, sha256, write_bytes
 from shards import tar
+from shards.archives import Zip
 from shards.downloads import BY_HAND, DOWNLOADS, Archive, Download
 from shards.options import Parser
+from shards.pictures import PictureError
 from shards.resume import download as resumed_download
 
 SUMS = "SHA256SUMS"
@@ -57,7 +63,8 @@ def _run(arguments: argparse.Namespace) -> None:
     try:
         fetch(download, arguments.folder)
     except OSError as error:
-        raise UserError(
+        kind = ResourceError if error.errno in FULL else UserError
+        raise kind(
             f"{error.filename or arguments.folder} cannot be written ({error.strerror}): mend that "
             f"and run the command again, it goes on where it was"
         ) from None
@@ -77,8 +84,8 @@ def fetch(download: Download, folder: Path) -> None:
 
 
 def _fetch_one(archive: Archive, folder: Path) -> None:
-    name = archive.url.rsplit("/", 1)[1]
-    final = folder / name.replace(".tgz", ".tar").removesuffix(".gz")
+    name = archive.name
+    final = folder / f"{name.partition('.')[0]}.tar"
     sums = _read_sums(folder)
     if final.exists():
         if sums.get(final.name) != sha256(final):
@@ -91,7 +98,7 @@ def _fetch_one(archive: Archive, folder: Path) -> None:
     try:
         _check(archive, part, sums.get(name))
         if plain != part:
-            _uncompress(part, plain)
+            (_unzip if name.endswith(".zip") else _uncompress)(part, plain)
         _check_tar(plain, archive.url)
     except UserError:
         part.unlink()  # going on from bytes that are wrong would never help
@@ -101,7 +108,8 @@ def _fetch_one(archive: Archive, folder: Path) -> None:
     write_bytes(folder / SUMS, "".join(lines).encode())
     plain.replace(final)
     part.unlink(missing_ok=True)
-    origin = "as pinned" if archive.md5 else f"recorded in {SUMS}, since nobody pins it"
+    is_pinned = archive.md5 or archive.sha256
+    origin = "as pinned" if is_pinned else f"recorded in {SUMS}, since nobody pins it"
     sys.stdout.write(f"{final}: {final.stat().st_size} bytes, checksum {origin}\n")
 
 
@@ -114,17 +122,40 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 
 def _check(archive: Archive, path: Path, recorded: str | None) -> None:
-    with path.open("rb") as file:
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if archive.md5 not in (None, md5):
-        raise UserError(
-            f"{archive.url} gave a file with the MD5 {md5}, not {archive.md5}: try again"
-        )
+    for kind, pinned in (("md5", archive.md5), ("sha256", archive.sha256)):
+        digest = _digest(path, kind) if pinned else None
+        if digest != pinned:
+            raise UserError(
+                f"{archive.url} gave a file with the {kind.upper()} {digest}, not {pinned}: try again"
+            )
     if recorded not in (None, sha256(path)):
         raise UserError(
             f"{archive.url} gave another file than before, by {SUMS}: if that's meant to be so, "
             f"delete the line of {path.name.removeprefix(TEMPORARY)} there and run this again"
         )
+
+
+def _digest(path: Path, kind: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(kind, usedforsecurity=False)
+        ).hexdigest()
+
+
+def _unzip(path: Path, plain: Path) -> None:
+    """A plain tar of what a zip holds."""
+    try:
+        packed = Zip(path)
+        with plain.open("wb") as target:
+            with tarfile.open(fileobj=target, mode="w") as made:
+                for item in packed.files(Counter()):
+                    member = tarfile.TarInfo(os.fsdecode(item.name))
+                    member.size = item.size
+                    made.addfile(member, io.BytesIO(packed.read(item)))
+            flush(target)
+    except (UserError, PictureError) as error:
+        plain.unlink(missing_ok=True)
+        raise UserError(f"{path.name} is damaged ({error}): run this again") from None
 
 
 def _uncompress(path: Path, plain: Path) -> None:

@@ -24,8 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tqdm import tqdm
-
 from dvae import __version__
 from dvae.data.index import write_index
 from dvae.data.location import has_secret
@@ -40,6 +38,7 @@ from shards.options import Parser
 from shards.output import is_unfinished
 from shards.parallel import in_order
 from shards.pictures import quiet
+from shards.progress import progress
 from shards.remote import downloaded, remote_names
 from shards.sources import shown
 
@@ -148,8 +147,7 @@ def _index_all(
                 remove_unfinished(folder)  # tars that a killed run was downloading
             workers = min(os.cpu_count() or 1, 8)
             results = in_order(index_one, tars, workers)
-            progress = tqdm(results, "indexing", len(tars), file=stderr, unit="shard", disable=None)
-            made = list(progress)
+            made = list(progress("indexing", stderr, "shard", len(tars), items=results))
             _write(folder, made, base)
     except OSError as error:
         raise UserError(

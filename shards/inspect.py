@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from dvae.data.storage import LocalStore
 from dvae.errors import UserError, exit_code_of
@@ -28,6 +27,7 @@ from shards.options import Parser
 from shards.page import page
 from shards.parallel import in_order
 from shards.pictures import quiet
+from shards.progress import progress
 from shards.sources import shown
 from shards.verify import manifest_of
 
@@ -53,7 +53,7 @@ def inspect(folder: Path, out: Path | None) -> None:
     work = tasks(manifest_of(LocalStore(folder)))
     with quiet() as stderr:
         results = in_order(take_census, work, min(os.cpu_count() or 1, 8))
-        bar = tqdm(results, "inspecting", len(work), file=stderr, unit="shard", disable=None)
+        bar = progress("inspecting", stderr, "shard", len(work), items=results)
         censuses = list(bar)
     if not any(census.sizes for census in censuses):
         raise UserError(f"{str(folder)!r} holds no sample: pack more pictures")

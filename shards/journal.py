@@ -129,6 +129,11 @@ def journal_name(number: int) -> str:
     return f".journal-{number:06d}.json"
 
 
+def count_entries(folder: Path) -> int:
+    """How many shards of an unfinished packing are finished."""
+    return sum(1 for _ in folder.glob(".journal-*.json"))
+
+
 def read_done(place: Place, options: str) -> Done:
     """The entries whose shards and indexes are still what they say, up to the first that isn't.
 

@@ -6,12 +6,14 @@ kaggle.com/c/dogs-vs-cats, kaggle.com/c/dog-breed-identification, cg.cs.tsinghua
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from shards.geometry import Box
 from shards.mat import read_texts
 from shards.notes import Notes
+from shards.voc import BODIES_FIRST, HEADS_FIRST
 
 
 class Known(NamedTuple):
@@ -115,8 +117,8 @@ def _dog_breeds(notes: Notes) -> Describe:
     return describe
 
 
-def _tsinghua(notes: Notes) -> Describe:
-    """Boxes hold heads."""
+def _tsinghua(notes: Notes, kinds: Sequence[str] = HEADS_FIRST) -> Describe:
+    """Boxes hold heads, or whole dogs."""
     splits = {
         re.sub(r"^[./]+", "", row[0]): split
         for split, file in (("train", "train"), ("val", "validation"))
@@ -125,13 +127,21 @@ def _tsinghua(notes: Notes) -> Describe:
 
     def describe(match: re.Match[str]) -> Known:
         kind, folder, label, name = match.groups()
-        box = notes.box(f"{kind.capitalize()}-Annotations/{folder}/{name}.xml")
+        box = notes.box(f"{kind.capitalize()}-Annotations/{folder}/{name}.xml", kinds)
         return Known(label, splits.get(f"{folder}/{name}"), box)
 
     return describe
 
 
 _WOOF = f"(?:{'|'.join(_WOOFS)})"
+
+_TSINGHUA = Layout(
+    "tsinghua-dogs",
+    r"(low|high)-resolution/(\d+-n\d+-([^/]+))/([^/]+\.jpe?g)",
+    (r"(low|high)-resolution/\d+-n\d+-[^/]+/[^/]+\.jpe?g",),
+    r"TrainAndValList/(train|validation)\.lst|(Low|High)-Annotations/[^/]+/[^/]+\.xml",
+    _tsinghua,
+)
 
 LAYOUTS = (
     Layout(
@@ -176,14 +186,13 @@ LAYOUTS = (
         r"labels\.csv",
         _dog_breeds,
     ),
-    Layout(
-        "tsinghua-dogs",
-        r"(low|high)-resolution/(\d+-n\d+-([^/]+))/([^/]+\.jpe?g)",
-        (r"(low|high)-resolution/\d+-n\d+-[^/]+/[^/]+\.jpe?g",),
-        r"TrainAndValList/(train|validation)\.lst|(Low|High)-Annotations/[^/]+/[^/]+\.xml",
-        _tsinghua,
+    _TSINGHUA,
+    # Only ever named, as it has the same marks: the boxes are those of whole dogs.
+    _TSINGHUA._replace(
+        name="tsinghua-dogs-bodies", describe=partial(_tsinghua, kinds=BODIES_FIRST)
     ),
 )
 
 FOLDER, SHARDS = "folder", "webdataset"
+ALIASES = {"dog-breed-identification": "dog-breeds"}  # as Kaggle calls it
 NAMES = (FOLDER, SHARDS, *(layout.name for layout in LAYOUTS))  # what --layout may name

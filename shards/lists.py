@@ -4,9 +4,10 @@
     chow/rex.jpg                    chow   train  10  20  110  140
     https://example.org/pug/1.jpg   pug    val
 
-`file` (or `url`) is a path, relative to the list's folder, or an http(s) URL; the other columns may
-be absent or empty, and further ones are nobody's business. JSON may say `"box": [x0, y0, x1, y1]`.
-Boxes are in pixels of the upright picture, x1 and y1 exclusive. A picture may stand in several lines.
+`file` (or `url`) is a path, relative to the list's folder, or a URL, http(s) or of an object store
+(s3://BUCKET/pug/1.jpg); the other columns may be absent or empty, and further ones are nobody's
+business. JSON may say `"box": [x0, y0, x1, y1]`. Boxes are in pixels of the upright picture, x1 and y1
+exclusive. A picture may stand in several lines.
 """
 
 import csv
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dvae.data.formats import MAX_BYTES
+from dvae.data.location import HTTP, OBJECTS
 from dvae.errors import UserError
 from shards.folder import read_file
 from shards.geometry import Box
@@ -73,8 +75,13 @@ class PictureList:
 
     def read(self, item: Item) -> bytes:
         """The bytes of a listed picture, from its file or its URL."""
-        if not _SCHEME.match(name := item.name.decode("utf-8", "surrogateescape")):
+        scheme = _SCHEME.match(name := item.name.decode("utf-8", "surrogateescape"))
+        if not scheme:
             return read_file(os.path.join(os.fsencode(self.path.parent), item.name))
+        if scheme[1] in OBJECTS:
+            from shards.remote_source import read_object
+
+            return read_object(name)
         try:
             return read_url(name, MAX_BYTES)
         except HttpError as error:
@@ -131,8 +138,12 @@ def _item(record: dict[str, Any], folder: bytes) -> Item:
     label, split = _text(record, "label"), _text(record, "split")
     box = _box(record)
     scheme = _SCHEME.match(name)
-    if scheme and (scheme[1] or "").lower() not in ("http", "https"):
-        raise _LineError(f"{name[:80]!r} is neither a path nor an http or https URL")
+    if scheme and scheme[1] in OBJECTS:
+        from shards.remote_source import find_object  # and fsspec, which others do without
+
+        find_object(name)  # or the remedy is told now
+    elif scheme and (scheme[1] or "").lower() not in HTTP:
+        raise _LineError(f"{name[:80]!r} is neither a path nor a URL of http(s) or an object store")
     if scheme:
         return Item(encoded, 0, label, box, split)
     path = os.path.normpath(encoded)

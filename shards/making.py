@@ -23,6 +23,7 @@ from shards.journal import Journal
 from shards.options import Options
 from shards.parallel import in_order
 from shards.pictures import quiet
+from shards.progress import progress
 from shards.sources import Item, Listing, shuffled
 from shards.splits import splits_of
 from shards.writer import ShardWriter
@@ -80,7 +81,7 @@ def make_shards(job: Job, listing: Listing) -> Made:
 
 
 def _bar(title: str, stderr: TextIO, total: int | None = None, start: int = 0) -> tqdm:
-    return tqdm(desc=title, total=total, initial=start, file=stderr, unit="img", disable=None)
+    return progress(title, stderr, "img", total, start)
 
 
 def _duplicates(job: Job, pictures: list[Item], stderr: TextIO) -> dict[int, str]:

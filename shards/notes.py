@@ -3,14 +3,14 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from dvae.errors import UserError
 from shards.geometry import Box
 from shards.pictures import PictureError
 from shards.sources import Item
-from shards.voc import read_box
+from shards.voc import HEADS_FIRST, read_box
 
 _Value = TypeVar("_Value")
 
@@ -75,13 +75,13 @@ class Notes:
 
         return self.parsed(pattern, parse)
 
-    def box(self, name: str) -> Box | None:
+    def box(self, name: str, kinds: Sequence[str] = HEADS_FIRST) -> Box | None:
         """The box in a VOC annotation; None if it's absent, or damaged, which is counted."""
         item = self._files.get(name)
         if item is None:
             return None
         try:
-            return read_box(self._read(item))
+            return read_box(self._read(item), kinds)
         except (ValueError, PictureError):
             self._ignored["damaged annotations"] += 1
             return None

@@ -7,6 +7,7 @@ through this process. A task whose worker or machine dies is run again by Ray. E
 dvae, SOURCE (a shared folder or a URL) and OUT (the same). RAY_ADDRESS names the cluster.
 """
 
+import logging
 import os
 import sys
 from collections import deque
@@ -91,7 +92,7 @@ class RayEngine:
         if not address:
             settings |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
         try:
-            ray.init(log_to_driver=False, logging_level="ERROR", **settings)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
         except ConnectionError as error:
             raise UserError(f"RAY_ADDRESS {address!r}: {error}") from None
         self._ray = ray
@@ -106,7 +107,7 @@ class RayEngine:
         # What the tasks need of the job, without locks and open files.
         bare = replace(job, place=_bare(job.place), finished=Finished({}))
         kept = self._ray.put(bare)
-        waiting: deque[tuple[Any, Any]] = deque()
+        waiting: deque[Any] = deque()  # of pairs, which Ray's types don't know
         work = iter(work)
         while block := list(islice(work, _BLOCK)):
             reasons = {place: duplicates[place] for place, _ in block if place in duplicates}

@@ -11,7 +11,7 @@ from typing import NoReturn
 from dvae.data.location import scheme_of
 from dvae.errors import UserError
 from shards.form import Form, add_form, taken_from
-from shards.layouts import NAMES
+from shards.layouts import ALIASES, NAMES
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DEDUPE = (
@@ -44,6 +44,7 @@ class Options:
     overwrite: bool = False
     dedupe: str = "none"  # or exact, or near
     append: bool = False
+    strict: bool = False  # does not change what is written
 
     def __post_init__(self) -> None:
         if self.shard_bytes < 1:
@@ -71,12 +72,12 @@ def location(text: str) -> Path | str:
     """A path, or a URL as a text.
 
     Raises:
-        UserError: a URL of a kind that isn't read from.
+        ArgumentTypeError: a URL of a kind that isn't read from.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        scheme_of(text)
-        return text
-    return Path(text)
+    try:
+        return text if "://" in text and scheme_of(text) else Path(text)
+    except UserError as error:  # argparse would drop the words of a ValueError
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -102,7 +103,12 @@ def parse(arguments: Sequence[str]) -> Options:
     add("out", type=location, metavar="OUT", help="folder that receives the shards, or s3://…")
     add("--staging", type=Path, metavar="DIR", help="where what is remote lies meanwhile")
     add_form(add)
-    add("--layout", choices=NAMES, help="what SOURCE is, where it's not recognised rightly")
+    add(
+        "--layout",
+        type=_layout,
+        choices=NAMES,
+        help="what SOURCE is, where it's not recognised rightly",
+    )
     add("--boxes", type=Path, metavar="CSV", help="crop boxes, file,x0,y0,x1,y1; or: source")
     add("--shard-bytes", type=_bytes, default=256 << 20, metavar="BYTES", help="default 256MB")
     add("--val", type=float, metavar="SHARE", help="hold out this share, 0.05 say, as split val")
@@ -113,10 +119,18 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--engine", choices=("threads", "ray"), default="threads", help="ray: on a Ray cluster")
     add("--dedupe", choices=("none", "exact", "near"), default="none", help=_DEDUPE)
     add("--append", action="store_true", help="add pictures that a finished OUT doesn't have yet")
-    add("--overwrite", action="store_true", help="replace shards that an earlier run put in OUT")
+    add("--strict", action="store_true", help="exit 3, when all is written, if any was rejected")
+    begun = parser.add_mutually_exclusive_group().add_argument
+    begun("--resume", action="store_true", help="go on with what a stopped run left (the default)")
+    begun("--overwrite", action="store_true", help="replace shards that an earlier run put in OUT")
     parsed = parser.parse_args(arguments)
+    del parsed.resume
     form = taken_from(parsed)
     return Options(form=form, **vars(parsed))
+
+
+def _layout(name: str) -> str:
+    return ALIASES.get(name, name)
 
 
 def _cores() -> int:

@@ -17,22 +17,24 @@ pictures of equal bytes, `--dedupe near` also those that look alike; each is nam
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dvae.errors import UserError, exit_code_of
+from dvae.errors import FULL, DataError, ResourceError, UserError, exit_code_of
 from dvae.files import locked
 from shards import output, summary
 from shards.boxes import choose_boxes
 from shards.finished import Finished, read_finished
 from shards.form import Form
 from shards.job import Job
-from shards.journal import Done, digest_of, journal_name, read_done
+from shards.journal import Done, count_entries, digest_of, journal_name, read_done
 from shards.layouts import FOLDER
 from shards.making import make_shards
 from shards.options import Options, parse
@@ -61,6 +63,7 @@ def pack(options: Options) -> None:
         UserError: a mistake in the options, an unusable source, no picture that can be packed.
     """
     place = place_of(options.out, options.staging)
+    _check_writable(place.folder)  # before the listing, which may take minutes
     kind, source = open_source(options.source, options.layout, options.staging)
     listing = list_items(source)
     if not listing.pictures:
@@ -82,10 +85,40 @@ def pack(options: Options) -> None:
         sys.stderr.write("stopped: the same command goes on after the last whole shard\n")
         raise
     except OSError as error:
-        raise UserError(
-            f"{str(error.filename or place.folder)!r} cannot be written ({error.strerror}): "
-            f"mend that and run the command again, it goes on after the last whole shard"
-        ) from None
+        raise _not_written(error, options, place) from None
+    if options.strict:
+        _check_none_rejected(place)
+
+
+def _not_written(error: OSError, options: Options, place: Place) -> UserError:
+    what = f"{str(error.filename or place.folder)!r} cannot be written ({error.strerror}): "
+    again = "run the command again, it goes on after the last whole shard"
+    if error.errno not in FULL:
+        return UserError(f"{what}mend that and {again}")
+    free = shutil.disk_usage(place.folder).free
+    kept = count_entries(place.folder)
+    return ResourceError(
+        f"{what}a shard needs up to {options.shard_bytes / 1e6:.3g} MB, {free / 1e6:.3g} MB are free, "
+        f"{kept} shards are kept: make room and {again}"
+    )
+
+
+def _check_none_rejected(place: Place) -> None:
+    about = output.find_finished(place) or {}
+    counts = about.get("counts", {})
+    if counts.get("rejected"):
+        raise DataError(
+            f"--strict: {counts['rejected']} of {counts['found']} pictures were rejected, the others are "
+            f"packed: see {place.shown}/{output.REJECTED}"
+        )
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises `UserError` if a folder can't be written to, or made; makes none."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        with locked(folder):  # which says why
+            pass
 
 
 def _pack_into(

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dvae.data.formats import MAX_BYTES
-from dvae.data.location import HTTP, shown
+from dvae.data.location import HTTP, scheme_of, shown
 from dvae.data.objects import ObjectStore
 from dvae.data.storage import Store, StoreError, open_store, pieces_of
 from dvae.errors import UserError
@@ -29,6 +29,32 @@ FILES = (".tar", ".zip", ".parquet", ".txt", ".csv", ".tsv", ".jsonl")
 @functools.cache
 def _store(url: str) -> ObjectStore:
     return ObjectStore(url)
+
+
+def find_object(url: str) -> tuple[ObjectStore, str]:
+    """The store of a single object, and its name there.
+
+    Raises:
+        UserError: the URL names none, or its store can't be opened.
+    """
+    bucket, _, name = url[(start := url.index("://") + 3) :].partition("/")
+    if not name:
+        raise UserError(f"{shown(url)!r} names no object: write {url[:start]}BUCKET/PATH")
+    scheme_of(url[:start] + bucket)
+    return _store(url[:start] + bucket), name
+
+
+def read_object(url: str) -> bytes:
+    """The bytes of a single object.
+
+    Raises:
+        PictureError: it can't be read.
+    """
+    store, name = find_object(url)
+    try:
+        return store.read_whole(name, MAX_BYTES)
+    except StoreError as error:
+        raise PictureError(f"cannot be read: {error}") from None
 
 
 @dataclass(frozen=True)

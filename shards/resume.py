@@ -6,6 +6,7 @@ else Last-Modified); the server is asked to go on (Range) only if that's still t
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from dvae.errors import UserError
 from dvae.files import flush, write_json
 from shards.http import pool
+from shards.progress import progress
 
 _CHUNK = 1 << 20  # bytes
 _PATIENCE = 3  # answers in a row that bring nothing new
@@ -28,11 +30,11 @@ def download(url: str, path: Path) -> None:
         OSError: the file can't be written.
     """
     idle, cause = 0, ""
-    with tqdm(desc=path.name, unit="B", unit_scale=True, disable=None) as progress:
+    with progress(path.name, sys.stderr, "B") as bar:
         while idle < _PATIENCE:
             before = _size(path)
             try:
-                _go_on(url, path, progress)
+                _go_on(url, path, bar)
                 _notes_of(path).unlink(missing_ok=True)
                 return
             except urllib3.exceptions.HTTPError as error:
@@ -43,7 +45,7 @@ def download(url: str, path: Path) -> None:
     )
 
 
-def _go_on(url: str, path: Path, progress: "tqdm[Any]") -> None:
+def _go_on(url: str, path: Path, bar: "tqdm[Any]") -> None:
     """One request for what is missing; returns when nothing is."""
     notes, start = _read_notes(path), _size(path)
     if notes and start == notes["bytes"]:
@@ -60,14 +62,14 @@ def _go_on(url: str, path: Path, progress: "tqdm[Any]") -> None:
             _write_notes(path, answer.headers)
         else:
             raise UserError(f"{url} answers with status {answer.status}: try again later")
-        progress.total = start + int(answer.headers.get("Content-Length", 0)) or None
-        progress.update(start - progress.n)
+        bar.total = start + int(answer.headers.get("Content-Length", 0)) or None
+        bar.update(start - bar.n)
         with path.open("r+b" if path.exists() else "wb") as file:
             file.truncate(start)
             file.seek(start)
             for part in answer.stream(_CHUNK, decode_content=False):
                 file.write(part)
-                progress.update(len(part))
+                bar.update(len(part))
             flush(file)
     finally:
         answer.close()

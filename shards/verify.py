@@ -34,6 +34,7 @@ from shards.options import Parser
 from shards.output import REJECTED, is_unfinished
 from shards.parallel import in_order
 from shards.pictures import quiet
+from shards.progress import progress
 from shards.remote import downloaded
 from shards.sources import shown
 
@@ -58,9 +59,7 @@ def _command(folder: str, repair_index: bool) -> None:
     splits = manifest_of(store)
     with quiet() as stderr, tempfile.TemporaryDirectory(prefix="verify-") as temporary:
         total = sum(shard.bytes for split in splits.values() for shard in split.shards)
-        with tqdm(
-            desc="verifying", total=total, unit="B", unit_scale=True, file=stderr, disable=None
-        ) as bar:
+        with progress("verifying", stderr, "B", total) as bar:
             problems = verify(store, splits, repair_index, bar, Path(temporary))
     for problem in problems:
         sys.stdout.write(shown(os.fsencode(": ".join(problem))) + "\n")

@@ -3,15 +3,17 @@
 Their corners count from 1 and are inside the box; ours count from 0, and x1, y1 are outside.
 """
 
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from shards.geometry import Box
 
-_HEADS_FIRST = ("headbndbox", "bndbox", "bodybndbox")
+HEADS_FIRST = ("headbndbox", "bndbox", "bodybndbox")
+BODIES_FIRST = ("bodybndbox", "bndbox", "headbndbox")
 
 
-def read_box(data: bytes) -> Box | None:
-    """The box of the largest object; of its head where that's given besides its body.
+def read_box(data: bytes, kinds: Sequence[str] = HEADS_FIRST) -> Box | None:
+    """The box of the largest object, of the first kind that it has.
 
     None: there is none. A box that reaches outside the picture is cut to the size that stands in the
     annotation.
@@ -26,12 +28,14 @@ def read_box(data: bytes) -> Box | None:
     except ElementTree.ParseError as error:
         raise ValueError(str(error)) from None
     size = (_number(root, "size/width"), _number(root, "size/height"))
-    boxes = [box for thing in root.iter("object") if (box := _box_of(thing, size))]
+    boxes = [box for thing in root.iter("object") if (box := _box_of(thing, size, kinds))]
     return max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
 
 
-def _box_of(thing: ElementTree.Element, size: tuple[int | None, int | None]) -> Box | None:
-    found = next((kind for name in _HEADS_FIRST if (kind := thing.find(name)) is not None), None)
+def _box_of(
+    thing: ElementTree.Element, size: tuple[int | None, int | None], kinds: Sequence[str]
+) -> Box | None:
+    found = next((kind for name in kinds if (kind := thing.find(name)) is not None), None)
     if found is None:
         return None
     corners = [_number(found, name) for name in ("xmin", "ymin", "xmax", "ymax")]

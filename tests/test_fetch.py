@@ -4,19 +4,22 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 
 import pytest
 
 from shards.downloads import BY_HAND, DOWNLOADS, Archive, Download
 from shards.fetch import SUMS, main
 from shards.pack import main as pack
+from tests.dog_layouts import BUILDERS
 from tests.faulty_server import cut, serving, status
-from tests.pictures_on_disk import drawn, samples
+from tests.pictures_on_disk import dogs, drawn, samples
 
 
 def tar_of(files):
@@ -200,9 +203,62 @@ def test_what_is_behind_a_login_is_explained(name, tmp_path, capsys):
     assert "pack" in capsys.readouterr().err
 
 
-def test_every_official_address_is_http_and_names_a_tar():
-    for download in DOWNLOADS.values():
-        for archive in download.archives:
-            assert archive.url.startswith(("https://", "http://vision.stanford.edu/"))
-            assert archive.url.endswith((".tar", ".tar.gz", ".tgz"))
-            assert archive.md5 is None or len(archive.md5) == 32
+def zip_of(files):
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return raw.getvalue()
+
+
+def test_zips_become_tars_that_are_packed_together(tmp_path, monkeypatch, capsys):
+    made, wanted = BUILDERS["tsinghua-dogs"](dogs(4, False))
+    groups = {name: {} for name in ("low-resolution", "low-annotations", "TrainValSplit")}
+    for name, data in made.items():
+        group = name.partition("/")[0].lower()
+        groups[group if group in groups else "TrainValSplit"][name] = data
+    files = {f"/{name}.zip": zip_of(group) for name, group in groups.items()}
+    files["/f/1/?dl=1"] = files.pop("/low-resolution.zip")
+    good = hashlib.sha256(files["/f/1/?dl=1"]).hexdigest()
+    with serving(files, {"/f/1/?dl=1": cut(2, 300)}) as (address, _):
+        for digest in ("0" * 64, good):
+            first = Archive(f"{address}/f/1/?dl=1", sha256=digest, called="low-resolution.zip")
+            others = [Archive(f"{address}/{name}.zip") for name in list(groups)[1:]]
+            download = Download("The terms.", (first, *others))
+            monkeypatch.setitem(DOWNLOADS, "tsinghua-dogs", download)
+            code = main(["tsinghua-dogs", str(tmp_path / "set"), "--accept-terms"])
+            told = capsys.readouterr()
+            assert code == (0 if digest == good else 2)
+            assert (f"SHA256 {good}, not {digest}: try again" in told.err) == bool(code)
+    assert "low-resolution.tar: " in told.out
+    assert names(tmp_path / "set") == [SUMS, *sorted(f"{name}.tar" for name in groups)]
+    assert pack([str(tmp_path / "set"), str(tmp_path / "out"), "--boxes", "source"]) == 0
+    got = {
+        about["source"]: (split, about["label"]) for split, _, about in samples(tmp_path / "out")
+    }
+    assert got == {name: (split, label) for name, (split, label, _) in wanted.items()}
+
+
+def test_a_damaged_zip_never_becomes_a_tar(tmp_path, monkeypatch, capsys):
+    data = zip_of({"train/dog/1.jpg": drawn(1), "val/dog/2.jpg": drawn(2)})
+    flipped = data[:200] + bytes([data[200] ^ 1]) + data[201:]
+    for wrong in (flipped, data[:-9], b"<html>sign in</html>"):
+        with serving({"/afhq.zip": wrong}, {}) as (address, _):
+            download = Download("The terms.", (Archive(f"{address}/afhq.zip"),))
+            monkeypatch.setitem(DOWNLOADS, "afhq", download)
+            assert main(["afhq", str(tmp_path / "set"), "--accept-terms"]) == 2
+        assert "afhq.zip is damaged (" in capsys.readouterr().err
+        assert names(tmp_path / "set") == []
+
+
+def test_every_official_address_is_http_and_what_is_pinned_is_named():
+    archives = {a.name: a for download in DOWNLOADS.values() for a in download.archives}
+    for archive in archives.values():
+        assert archive.url.startswith(("https://", "http://vision.stanford.edu/"))
+        assert archive.name.endswith((".tar", ".tar.gz", ".tgz", ".zip"))
+        assert archive.md5 is None or re.fullmatch("[0-9a-f]{32}", archive.md5)
+        assert archive.sha256 is None or re.fullmatch("[0-9a-f]{64}", archive.sha256)
+    unpinned = {
+        name for name, archive in archives.items() if not archive.md5 and not archive.sha256
+    }
+    assert unpinned == {"low-resolution.zip", "low-annotations.zip", "TrainValSplit.zip"}

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -107,7 +109,9 @@ def test_a_lock_keeps_a_second_process_out_and_dies_with_its_holder(tmp_path):
     command = [sys.executable, "-c", _HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"in use by process {holder.pid} on"), locked(tmp_path):
+        told = rf"in use by process {holder.pid} on {re.escape(socket.gethostname())} since "
+        told += r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC: wait"
+        with pytest.raises(UserError, match=told), locked(tmp_path):
             pass
         holder.send_signal(signal.SIGKILL)
     with locked(tmp_path):

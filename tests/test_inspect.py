@@ -1,6 +1,8 @@
 """python -m shards.inspect: the figures are those of the pictures, and a hostile label is a text."""
 
+import io
 import json
+import re
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -10,6 +12,7 @@ from PIL import Image
 
 from shards.index import main as index
 from shards.inspect import main
+from tests.pictures_on_disk import samples
 from tests.test_verify import foreign
 
 
@@ -61,6 +64,76 @@ def test_the_page_stands_alone_and_shows_each_histogram(report):
     assert [link[:22] for link in page.links] == ["data:image/png;base64,"]
     with Image.open(report / "contact.png") as sheet:
         assert sheet.size == (804, 804)
+
+
+def test_the_contact_sheet_shows_the_pictures_in_their_order(shards, report):
+    with Image.open(report / "contact.png") as image:
+        sheet = np.asarray(image.convert("RGB")).astype(float)
+    colours = []
+    for number, (_, data, _) in enumerate(samples(shards)):
+        with Image.open(io.BytesIO(data)) as image:
+            colours.append(np.asarray(image).mean((0, 1)))
+        x, y = number % 8 * 100 + 4, number // 8 * 100 + 4
+        assert np.abs(sheet[y : y + 96, x : x + 96].mean((0, 1)) - colours[-1]).max() < 2
+    assert len(colours) == 64
+    assert np.std(colours, 0).min() > 5  # so that the pictures can be told from each other
+
+
+_NUMBER = r"([\d.,]+(?:e[+-]?\d+)?)"
+
+
+CAPTIONS = {
+    "Width, pixels": "width",
+    "Height, pixels": "height",
+    "Width / height": "aspect",
+    "Bytes of a picture": "picture_bytes",
+    "Bytes of a shard": "shard_bytes",
+    "Samples of a shard": "shard_samples",
+}
+
+
+def numbers(found):
+    return [float(text.replace(",", "")) for text in found]
+
+
+def test_the_page_and_stdout_have_the_numbers_of_the_json(shards, report, capsys):
+    found = json.loads((report / "figures.json").read_bytes())
+    capsys.readouterr()
+    assert main([str(shards)]) == 0
+    told = capsys.readouterr().out
+    texts = Page((report / "index.html").read_text()).texts
+    text = "\n".join(texts)
+    keys = ("least", "5 %", "median", "95 %", "most")
+    for caption, name in CAPTIONS.items():
+        figure, values = text[text.index(caption) :], found["ranges"][name]
+        on_page = re.search(", ".join(f"{key} {_NUMBER}" for key in keys), figure).groups()
+        assert numbers(on_page) == pytest.approx([values[key] for key in keys], rel=1e-5)
+        counts = values["histogram"]["counts"]
+        bars = re.findall(rf"{_NUMBER} to {_NUMBER}: ([\d,]+)", figure)[: len(counts)]
+        assert [int(count.replace(",", "")) for _, _, count in bars] == counts
+        spread = re.search(rf"^{name} +{_NUMBER} … {_NUMBER} … {_NUMBER} \(", told, re.M).groups()
+        wanted = [values[key] for key in ("least", "median", "most")]
+        assert numbers(spread) == pytest.approx(wanted, rel=1e-5)
+    for name, split in found["splits"].items():
+        assert (
+            f"{name}: {split['samples']} samples in {split['shards']} shards, {split['bytes']} b"
+            in told
+        )
+        cells = [name, *(f"{split[key]:,}" for key in ("samples", "shards", "bytes"))]
+        assert texts[(start := texts.index(name)) : start + 4] == cells
+    for name, count in {**found["labels"], **found["resolutions"]}.items():
+        assert texts[texts.index(name) + 1] == str(count)
+    common = sorted(found["labels"].items(), key=lambda label: (-label[1], label[0]))[:5]
+    first = ", ".join(f"{name!r} {count}" for name, count in common)
+    assert f"labels         {len(found['labels'])}: {first} …" in told
+    pixels = found["pixels"]
+    assert f"mean {pixels['mean']}, std {pixels['std']} of R, G, B" in told
+    shown = re.search(
+        r"mean ([\d., ]+); standard deviation ([\d., ]+); of (\d+) pictures", text
+    ).groups()
+    for given, key in zip(shown, ("mean", "std"), strict=False):
+        assert [float(value) for value in given.split(", ")] == pytest.approx(pixels[key], abs=6e-4)
+    assert int(shown[2]) == pixels["sampled"]
 
 
 def test_a_hostile_label_stays_a_text(tmp_path):

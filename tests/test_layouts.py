@@ -1,6 +1,7 @@
 """Known dog data sets are recognised by their layout, with their dogs, classes, splits and boxes."""
 
 import json
+import re
 import zipfile
 
 import pytest
@@ -22,6 +23,7 @@ def pictures(request):
     return dogs(8, request.param)
 
 
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 WITH_BOXES = ("stanford-dogs", "oxford-pets", "tsinghua-dogs")
 
 
@@ -70,6 +72,26 @@ def test_a_zip_with_a_top_folder_gives_the_same_bytes(name, pictures, tmp_path, 
         assert (tmp_path / "a" / tar).read_bytes() == (tmp_path / "b" / tar).read_bytes()
 
 
+@pytest.mark.skipif(not DOGS.is_dir(), reason=f"no photographs in {DOGS}")
+def test_the_real_oxford_pets_are_packed_as_they_lie(tmp_path, capsys):
+    pets, flags = DOGS / "pets", ("--boxes", "source", "--check", "header", "--size", "64")
+    made = packed(pets, tmp_path / "out", "oxford-pets", capsys, *flags)
+    names = {path.stem for path in (pets / "images").glob("*.jpg")}
+    lines = (pets / "annotations" / "trainval.txt").read_text().splitlines()
+    trained = {line.split()[0] for line in lines}
+    assert {source: split for source, (split, _) in made.items()} == {
+        f"images/{name}.jpg": "train" if name in trained else "test" for name in names
+    }
+    boxed = [path.stem for path in (pets / "annotations" / "xmls").glob("*.xml")]
+    assert boxed
+    for name in boxed:
+        text = (pets / "annotations" / "xmls" / f"{name}.xml").read_text()
+        x0, y0, x1, y1 = (int(re.search(rf"<{c}>(\d+)<", text)[1]) for c in CORNERS)
+        about = made[f"images/{name}.jpg"][1]
+        shape = (x1 - x0 + 1) / (y1 - y0 + 1)
+        assert about["width"] / about["height"] == pytest.approx(shape, abs=0.03)
+
+
 def test_a_few_pictures_with_a_known_name_make_no_layout(tmp_path, capsys):
     files = dict(zip([f"mine/{n}.jpg" for n in range(7)], dogs(7, False), strict=True))
     folder = write_files(tmp_path / "set", files | {"train/dog.1.jpg": dogs(8, False)[7]})
@@ -83,8 +105,19 @@ def test_a_layout_can_be_named_or_refused(tmp_path, capsys):
     assert main([str(folder), str(tmp_path / "out"), "--layout", "folder"]) == 0
     labels = {about["label"] for _, _, about in samples(tmp_path / "out")}
     assert labels == {"train/dog", "val/dog", "train/cat", "val/wild"}
-    assert main([str(folder), str(tmp_path / "b"), "--layout", "imagewoof"]) == 2
-    assert "has not the layout imagewoof" in capsys.readouterr().err
+    for name in ("imagewoof", "dog-breed-identification"):
+        assert main([str(folder), str(tmp_path / "b"), "--layout", name]) == 2
+    told = capsys.readouterr().err
+    assert "has not the layout imagewoof" in told
+    assert "has not the layout dog-breeds" in told
+
+
+def test_the_boxes_of_whole_dogs_can_be_asked_for(pictures, tmp_path, capsys):
+    folder = write_files(tmp_path / "set", BUILDERS["tsinghua-dogs"](pictures)[0])
+    name = "tsinghua-dogs-bodies"
+    made = packed(folder, tmp_path / "out", name, capsys, "--layout", name, "--boxes", "source")
+    sizes = {(about["width"], about["height"]) for _, about in made.values()}
+    assert sizes == {(39, 39)}
 
 
 def test_val_is_taken_from_train_only_and_never_beside_a_val_of_the_source(tmp_path, capsys):

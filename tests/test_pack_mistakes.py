@@ -12,6 +12,7 @@ from PIL import Image
 from dvae.files import locked
 from shards.index import main as index
 from shards.pack import main
+from tests.test_pack import tree
 
 
 @pytest.fixture
@@ -63,6 +64,7 @@ def fails(capsys, message, *arguments):
         (("--shard-bytes", "0"), "--shard-bytes 0"),
         (("--shard-bytes", "many"), "'many' is no size such as 256MB"),
         (("--workers", "0"), "--workers 0: give 1 or more"),
+        (("--resume", "--overwrite"), "--overwrite: not allowed with argument --resume"),
         (("--boxes", "/nowhere/boxes.csv"), "--boxes '/nowhere/boxes.csv' cannot be read: No such"),
         (("--siz", "64", "--colour"), "unrecognized arguments: --colour"),
     ],
@@ -138,9 +140,27 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_unfinished_file(source, tmp_
     )
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1)
     assert "cannot be written (File too large)" in done.stderr
     assert sorted(os.listdir(tmp_path / "out")) == [".lock", ".packing"]
+
+
+def test_strict_packs_all_that_can_be_and_ends_with_3_each_time(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([str(source), str(out), "--strict"]) == 0
+    (source / "text.jpg").write_text("no picture")
+    (source / "cut.jpg").write_bytes((source / "0.jpg").read_bytes()[:-99])
+    assert main([str(source), str(out), "--overwrite"]) == 0
+    packed = tree(out)
+    for flags in (["--overwrite"], [], ["--resume"]):
+        capsys.readouterr()
+        assert main([str(source), str(out), "--strict", *flags]) == 3
+        told = capsys.readouterr().err
+        assert told.startswith(
+            "error: --strict: 2 of 6 pictures were rejected, the others are packed"
+        )
+        assert told.endswith(f"{out}/rejected.jsonl\n")
+        assert tree(out) == packed
 
 
 def test_packing_does_not_load_torch(source, tmp_path):

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -13,13 +14,14 @@ from tests.test_pack import make_source, packed, tree
 
 pytestmark = pytest.mark.slow
 FLAGS = ("--size", "20", "--val", "0.3", "--shard-bytes", "24K")
+NODES = {"127.0.0.2", "127.0.0.3"}  # of ray_cluster.py
 has_ray = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not has_ray, reason="the extra ray isn't installed (617 MB)")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return make_source(tmp_path_factory.mktemp("source") / "photos", 150, texts=1)
+    return make_source(tmp_path_factory.mktemp("source") / "photos", 600, texts=1)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +32,11 @@ def whole(source, tmp_path_factory):
 
 
 @pytest.fixture
-def cluster(request):
+def cluster(request, tmp_path):
     """The environment that finds a cluster whose workers had `request.param` in theirs."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    environment |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'traced'}"}
+    environment |= {"DVAE_TEST_TRACE": str(tmp_path / "trace")}
     with subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "ray_cluster.py")],
         stdin=subprocess.PIPE,
@@ -59,6 +63,12 @@ def run(environment, source, out, *flags):
     )
 
 
+def traced(tmp_path):
+    """How often the workers of each node did what: {(event, address): times}; see tests/traced/."""
+    lines = (tmp_path / "trace").read_text().splitlines()
+    return Counter(tuple(line.split()[:2]) for line in lines)
+
+
 @needs_ray
 @pytest.mark.parametrize("cluster", [{}], indirect=True)
 def test_two_nodes_pack_the_bytes_of_threads_and_go_on(cluster, source, whole, tmp_path):
@@ -66,6 +76,11 @@ def test_two_nodes_pack_the_bytes_of_threads_and_go_on(cluster, source, whole, t
     done = run(cluster, source, out)
     assert done.returncode == 0, done.stderr
     assert tree(out) == whole
+    did = traced(tmp_path)
+    print(did)
+    assert did["read", "127.0.0.2"] + did["read", "127.0.0.3"] == 601
+    assert sum(did["write", node] for node in NODES) == len(list(out.glob("*.tar")))
+    assert {node for node in NODES if did["read", node]} == NODES
     assert "already packed" in run(cluster, source, out).stdout
     # Half of it by threads, which die; the rest by the cluster.
     half = tmp_path / "half"
@@ -79,6 +94,14 @@ def test_two_nodes_pack_the_bytes_of_threads_and_go_on(cluster, source, whole, t
     done = run(cluster, source, half)
     assert (done.returncode, "of an earlier run" in done.stdout) == (0, True), done.stderr
     assert tree(half) == whole
+    # Half of it by the cluster, whose command dies.
+    half = tmp_path / "another half"
+    killed = run(cluster | {"DVAE_FAILPOINT": "renamed:7"}, source, half)
+    assert killed.returncode == -9
+    assert not (half / "manifest.json").exists()
+    done = run(cluster, source, half)
+    assert (done.returncode, "of an earlier run" in done.stdout) == (0, True), done.stderr
+    assert tree(half) == whole
 
 
 @needs_ray
@@ -89,6 +112,12 @@ def test_workers_that_die_amid_a_shard_are_replaced(cluster, source, whole, tmp_
     done = run(cluster, source, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert tree(tmp_path / "out") == whole
+    did = traced(tmp_path)
+    print(did)
+    deaths = sum(did["kill", node] for node in NODES)
+    assert deaths > 3
+    begun = sum(did["write", node] for node in NODES)
+    assert begun == len(list((tmp_path / "out").glob("*.tar"))) + deaths  # each of those once more
 
 
 @needs_ray

@@ -11,6 +11,7 @@ from shards.pack import main
 from shards.remote_source import RemoteFolder
 from shards.sources import Item
 from tests.fault_server import serving
+from tests.pictures_on_disk import rejected, samples
 from tests.s3_server import SECRET, run
 from tests.test_pack import make_source, packed, tree
 
@@ -122,6 +123,22 @@ def test_archives_and_shards_behind_urls_are_copied_and_packed(s3, files, source
         path.unlink()
     assert main([str(local), str(tmp_path / "repacked"), *FLAGS, *SMALL]) == 0
     assert tree(tmp_path / "again") == tree(tmp_path / "repacked")
+
+
+def test_a_list_names_pictures_in_s3(s3, files, tmp_path):
+    source = make_source(tmp_path / "photos", 4)
+    files.put(f"{source}/", "packing/photos/", recursive=True)
+    names = [str(path.relative_to(source)) for path in sorted(source.rglob("*.*"))]
+    urls = [f"s3://packing/photos/{name}" for name in [*names, "gone.jpg"]]
+    (tmp_path / "list.txt").write_text("\n".join(urls))
+    pack(s3, tmp_path / "list.txt", tmp_path / "out", tmp_path / "staging", "--size", "99")
+    got = {about["source"]: data for _, data, about in samples(tmp_path / "out")}
+    assert got == {
+        url: (source / name).read_bytes() for url, name in zip(urls, names, strict=False)
+    }
+    assert rejected(tmp_path / "out") == {
+        urls[-1]: "cannot be read: s3://packing/photos/gone.jpg: it is not there"
+    }
 
 
 def test_hidden_keys_are_counted_and_a_web_folder_is_refused(s3, files, capsys, tmp_path):

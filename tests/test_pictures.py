@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from dvae.data.formats import MAX_PIXELS
 from shards.form import Form
@@ -70,6 +70,33 @@ def encoded(image, quality=92):
 @pytest.mark.parametrize("size", [None, 30, 64])
 def test_what_needs_no_change_stays_byte_for_byte(data, extension, size):
     assert prepare(data, (0, 0, 40, 30), Form(size=size)) == (data, extension, 40, 30)
+
+
+def large_exif():
+    exif = Image.Exif()
+    exif[0x927C] = b"\xff\xd9" * 32_000  # a maker's note as long as a segment may be
+    return saved(gradient(40, 30), "JPEG", exif=exif)
+
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+ODD_JPEGS = {
+    "a profile": saved(gradient(40, 30), "JPEG", icc_profile=PROFILE),
+    "a damaged profile of two segments": saved(gradient(40, 30), "JPEG", icc_profile=b"x" * 99_999),
+    "a large EXIF": large_exif(),
+    "two pictures": saved(gradient(40, 30), "MPO", save_all=True, append_images=[gradient(30, 40)]),
+    "trailing bytes": saved(gradient(40, 30), "JPEG") + b"trailing",
+}
+
+
+@pytest.mark.parametrize("name", ODD_JPEGS)
+@pytest.mark.parametrize("check", ["decode", "header"])
+def test_odd_jpegs_stay_as_they_are_or_become_plain_ones_of_the_same_pixels(name, check):
+    data, plain = ODD_JPEGS[name], saved(gradient(40, 30), "JPEG")
+    assert prepare(data, None, Form(check=check)) == (data, "jpg", 40, 30)
+    assert prepare(data, None, Form(size=20)) == prepare(plain, None, Form(size=20))
+    cut = data.rindex(b"\xff\xd9") - 20 if name != "two pictures" else len(plain) // 2
+    with pytest.raises(PictureError, match="^damaged"):
+        prepare(data[:cut], None, Form())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -1,8 +1,10 @@
 """shards/sources.py through the packer: any file name, any kind of file, any table of boxes."""
 
+import ctypes
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 
@@ -12,10 +14,13 @@ from PIL import Image
 
 from dvae.errors import UserError
 from shards.boxes import read_boxes
+from shards.folder import Folder, read_file
 from shards.pack import main
-from shards.sources import has_picture_name, list_items
+from shards.pictures import PictureError
+from shards.sources import Plain, has_picture_name, list_items
 from shards.splits import is_held_out
 from shards.tar import members
+from tests.pictures_on_disk import encoded, rejected, samples
 
 NAMES = [
     b"plain.jpg",
@@ -92,26 +97,66 @@ def test_links_fifos_sockets_and_hidden_folders_are_counted_and_never_opened(tmp
     )
 
 
+def test_a_device_is_counted_and_never_opened(tmp_path):
+    picture(tmp_path / "a.jpg")
+    try:
+        os.mknod(tmp_path / "zero.jpg", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("making a device needs root")
+    listing = list_items(Plain(Folder(tmp_path)))
+    assert [item.name for item in listing.pictures] == [b"a.jpg"]
+    assert listing.ignored == {"special files": 1}
+    with pytest.raises(PictureError, match="not a regular file"):
+        read_file(os.fsencode(tmp_path / "zero.jpg"))
+
+
+def as_everyone():
+    """Take away what lets root read what isn't its to read, from the next program on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        if os.geteuid() == 0 and libc.prctl(24, capability, 0, 0, 0):  # PR_CAPBSET_DROP
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+def test_what_may_not_be_read_is_a_named_loss(tmp_path):
+    source, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("mine.jpg", "theirs.jpg", "closed/a.jpg"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(source / name)
+    (source / "theirs.jpg").chmod(0)
+    (source / "closed").chmod(0)
+    command = [sys.executable, "-m", "shards.pack", str(source), str(out)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=20, preexec_fn=as_everyone
+    )
+    (source / "closed").chmod(0o700)  # for pytest, which removes it
+    assert done.returncode == 0, done.stderr
+    assert "found     2 pictures (ignored: 1 unreadable folders)" in done.stdout
+    assert rejected(out) == {"theirs.jpg": "cannot be read: Permission denied"}
+
+
 def test_what_changes_after_the_listing_is_a_named_loss(tmp_path, monkeypatch, capsys):
     source = tmp_path / "photos"
     source.mkdir()
-    for name in ("stays.jpg", "goes.jpg", "becomes_fifo.jpg", "becomes_link.jpg"):
+    for name in ("stays.jpg", "grows.jpg", "goes.jpg", "becomes_fifo.jpg", "becomes_link.jpg"):
         picture(source / name)
+    grown = encoded(Image.fromarray(np.arange(30_000, dtype=np.uint8).reshape(100, 100, 3)))
 
     def listing_then_change(folder):
         listing = list_items(folder)
         for path in source.iterdir():
             if path.name != "stays.jpg":
                 path.unlink()
+        (source / "grows.jpg").write_bytes(grown)
         os.mkfifo(source / "becomes_fifo.jpg")
         (source / "becomes_link.jpg").symlink_to(source / "stays.jpg")
         return listing
 
     monkeypatch.setattr("shards.pack.list_items", listing_then_change)
     assert main([str(source), str(tmp_path / "out")]) == 0
-    lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
-    reasons = {entry["source"]: entry["reason"] for entry in map(json.loads, lines)}
-    assert reasons == {
+    packed = {about["source"]: data for _, data, about in samples(tmp_path / "out")}
+    assert packed == {"stays.jpg": (source / "stays.jpg").read_bytes(), "grows.jpg": grown}
+    assert rejected(tmp_path / "out") == {
         "goes.jpg": "cannot be read: No such file or directory",
         "becomes_fifo.jpg": "not a regular file: it was one when the folder was listed",
         "becomes_link.jpg": "cannot be read: Too many levels of symbolic links",

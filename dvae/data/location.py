@@ -13,8 +13,9 @@ from dvae.errors import UserError
 from dvae.masking import is_url, shown
 
 HTTP = ("http", "https")
-OBJECTS = ("s3", "hf")  # by fsspec
-ALLOWED = "a local folder, https://, http://, s3:// or hf://"
+# By fsspec; of what it knows, those where an upload appears when it's complete. memory: this process's.
+OBJECTS = ("s3", "gs", "gcs", "az", "abfs", "oss", "oci", "hf", "memory")
+ALLOWED = "a local folder, https://, http://, s3://, gs://, az://, oss://, oci:// or hf://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 

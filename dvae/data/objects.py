@@ -1,8 +1,8 @@
-"""A folder in an object store (`s3://`, `hf://`), read by range through fsspec.
+"""A folder in an object store (`s3://`, `gs://`, `hf://` …), read by range through fsspec.
 
 Credentials and endpoints come from each store's own environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
-HF_TOKEN …), never from a recipe. The clients give a range whole or not at all, and time their requests
-themselves: what breaks is asked for anew, not from the byte where it broke.
+GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN …), never from a recipe. The clients give a range whole or not at
+all, and time their requests themselves: what breaks is asked for anew, not from the byte where it broke.
 """
 
 import errno
@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import fsspec
+from fsspec.registry import known_implementations
 
 from dvae.data.location import has_secret, shown
 from dvae.data.patience import Deadline, Passing, Patience, gather
@@ -19,7 +20,11 @@ from dvae.errors import UserError
 
 # Some servers send the checksum of the whole object with a range of it; pictures have their own.
 _S3_OPTIONS = {"config_kwargs": {"response_checksum_validation": "when_required"}}
-_EXACT = {"cache_type": "none"}  # or the Hub's client reads megabytes beyond a range
+_EXACT = {"cache_type": "none"}  # or a client without ranges of its own reads megabytes beyond
+
+_Kinds = tuple[type[Exception], ...]
+# Each client raises errors of its own.
+_ANY_FAILURES: tuple[_Kinds, _Kinds] = (Exception,), (PermissionError,)
 
 _Answer = TypeVar("_Answer")
 
@@ -38,19 +43,25 @@ class ObjectStore:
             raise UserError(f"{shown(url)!r} holds credentials: set the store's variables instead")
         self.shown = url.rstrip("/")
         self.patience = patience or Patience()
-        is_s3 = url.startswith("s3:")
+        scheme = url.partition(":")[0]
+        is_s3 = scheme == "s3"
+        # Not a client that the process has: the environment may have changed since.
+        options = {"skip_instance_cache": True, "use_listings_cache": False} | (
+            _S3_OPTIONS if is_s3 else {}
+        )
         try:
-            self._may_pass, self._refused = _s3_failures() if is_s3 else _hub_failures()
-            # Not one that the process has: the environment may have changed since.
-            options = {"skip_instance_cache": True, "use_listings_cache": False} | (
-                _S3_OPTIONS if is_s3 else {}
-            )
+            self._may_pass, self._refused = _s3_failures() if is_s3 else _ANY_FAILURES
             self._files, root = fsspec.core.url_to_fs(url, **options)
         except ImportError:
-            package = "'dvae[s3]'" if is_s3 else "huggingface_hub"
-            raise UserError(f"{url!r} needs a client: pip install {package}") from None
+            package = known_implementations[scheme]["class"].partition(".")[0]
+            name = "'dvae[s3]'" if is_s3 else package
+            raise UserError(f"{url!r} needs a client: pip install {name}") from None
+        except Exception as error:  # noqa: BLE001 - each client has its own for an account that's absent
+            raise UserError(
+                f"{url!r} can't be opened ({shown(str(error))[:200]}): set the store's variables"
+            ) from None
         self._root = str(root).rstrip("/")
-        self._options = {} if is_s3 else _EXACT
+        self._options = {} if self._files.async_impl else _EXACT
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """See `Store`."""
@@ -138,18 +149,9 @@ class ObjectStore:
             raise Passing(reason) from None
 
 
-_Kinds = tuple[type[Exception], ...]
-
-
 def _s3_failures() -> tuple[_Kinds, _Kinds]:
     """What the client raises: where trying again may help, and where access is refused."""
     from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError, NoCredentialsError
 
     return (OSError, ValueError, BotoCoreError, ClientError), (PermissionError, NoCredentialsError)
-
-
-def _hub_failures() -> tuple[_Kinds, _Kinds]:
-    from huggingface_hub.errors import HTTPError
-
-    return (OSError, ValueError, HTTPError), (PermissionError,)

@@ -29,6 +29,7 @@ LONG = {
     "DVAE_TEST_STOPS": "100",
     "DVAE_TEST_STRAGGLERS": "30",
     "DVAE_TEST_PACKING_KILLS": "100",
+    "DVAE_TEST_FILES": "1000000",
 }
 
 CHAOS = "faults/test_chaos.py::test_a_run_that_is_killed_again_and_again_loses_nothing"

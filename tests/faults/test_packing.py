@@ -1,4 +1,4 @@
-"""python -m shards.pack, killed, stopped, starved of space, and started twice."""
+"""python -m shards.pack, killed, stopped, started twice, and with very many files."""
 
 import os
 import random
@@ -12,10 +12,13 @@ import time
 import pytest
 
 from shards.pack import main
+from tests.faults.limited import run_limited
+from tests.pictures_on_disk import drawn, write_files
 from tests.test_pack import make_source, packed, tree
 
 FLAGS = ("--size", "20", "--val", "0.3", "--shard-bytes", "6K", "--workers", "2")
 KILLS = int(os.environ.get("DVAE_TEST_PACKING_KILLS", "6"))  # 100 random ones take two minutes
+MANY = int(os.environ.get("DVAE_TEST_FILES", 10_000))  # in one folder; 10**6 take minutes and 3 GB
 POINTS = ("opened", "member", "written", "flushed", "renamed")
 
 
@@ -124,7 +127,7 @@ def test_finished_shards_are_kept_and_not_written_again(source, whole, tmp_path,
     before = {path.name: path.stat().st_ino for path in out.glob("[!.]*.tar")}
     journaled = len(list(out.glob(".journal-*")))
     assert journaled > 3
-    assert main([str(source), str(out), *FLAGS]) == 0
+    assert main([str(source), str(out), *FLAGS, "--resume"]) == 0
     assert f"kept      {journaled} shards of an earlier run" in capsys.readouterr().out
     same = [name for name, node in before.items() if (out / name).stat().st_ino == node]
     assert len(same) >= journaled
@@ -191,3 +194,19 @@ def test_a_second_packer_is_refused_while_the_first_lives_and_no_longer(tmp_path
         assert f"is in use by process {first.pid} on " in capsys.readouterr().err
         first.kill()
     assert main([str(source), str(out), *FLAGS]) == 0
+
+
+@pytest.mark.slow
+def test_a_folder_of_very_many_files_takes_little_memory(tmp_path, record_property):
+    """Real pictures, hard links to fifty, since each has to be read, hashed and written."""
+    few = write_files(tmp_path / "few", {f"{n}.jpg": drawn(n, side=16) for n in range(50)})
+    (tmp_path / "photos").mkdir()
+    for number in range(MANY):
+        os.link(few / f"{number % 50}.jpg", tmp_path / "photos" / f"{number:07d}.jpg")
+    command = (tmp_path / "photos", tmp_path / "out", "--shard-bytes", "64M")
+    done = run_limited("shards.pack", *command, seconds=30 + MANY // 500)
+    assert done.code == 0, done.err
+    assert f"packed    {MANY} into the split train" in done.out
+    assert done.resident < 300 << 20
+    record_property("files in one folder", MANY)
+    record_property("MB of memory for them, at most", done.resident >> 20)
