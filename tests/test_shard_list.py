@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from dvae.data.manifest import FORMAT, Shard, find_split, read_splits
-from dvae.data.shard_list import ShardList
+from dvae.data.shard_list import ShardList, write_shards
 from dvae.errors import UserError
 
 SHARDS = [Shard(f"träin-{i}.tar", 2**62 + i, f"{i:064x}", i, f"{i + 7:064x}") for i in range(50)]
@@ -22,6 +22,13 @@ def test_shards_come_out_as_they_went_in():
     assert columns.sizes.tolist() == [2**62 + i for i in range(50)]
     with pytest.raises(IndexError):
         columns[50]
+
+
+def test_shards_are_written_as_the_json_of_their_values(tmp_path):
+    for lists in ([], [SHARDS], [SHARDS[:3], [], SHARDS[5:]]):
+        write_shards(tmp_path / "all.json", map(ShardList, lists))
+        values = json.loads((tmp_path / "all.json").read_text())
+        assert values == [dataclasses.asdict(shard) for shards in lists for shard in shards]
 
 
 def test_a_shard_is_found_by_its_name():
