@@ -6,9 +6,12 @@ import tracemalloc
 
 import pytest
 
+from dvae.data.http import HttpStore
 from dvae.data.manifest import FORMAT, Shard, find_split, read_splits
 from dvae.data.shard_list import ShardList, write_shards
+from dvae.data.storage import StoreError
 from dvae.errors import UserError
+from tests.fault_server import serving
 
 SHARDS = [Shard(f"träin-{i}.tar", 2**62 + i, f"{i:064x}", i, f"{i + 7:064x}") for i in range(50)]
 
@@ -87,6 +90,24 @@ def test_a_split_that_is_no_list_is_refused(tmp_path, entries):
     write_manifest(tmp_path, entries)
     with pytest.raises(UserError, match="lacks an entry, or has a wrong one"):
         read_splits(tmp_path)
+
+
+def test_a_remote_manifest_comes_in_pieces_of_one_file(tmp_path, monkeypatch):
+    class Replacing(HttpStore):
+        def read(self, name, offset, size):
+            data = super().read(name, offset, size)
+            if offset:
+                write_manifest(tmp_path, [*entries, entries[0]])
+            return data
+
+    entries = [dataclasses.asdict(shard) for shard in SHARDS]
+    monkeypatch.setattr("dvae.data.storage.PIECE", 3000)
+    with serving(tmp_path) as server:
+        write_manifest(tmp_path, entries)
+        assert list(find_split(HttpStore(server.url), "train").shards) == SHARDS
+        assert len(server.seen) > 4
+        with pytest.raises(StoreError, match=r"manifest\.json was replaced while it was read"):
+            read_splits(Replacing(server.url))
 
 
 def test_a_shard_that_is_named_twice_is_refused(tmp_path):

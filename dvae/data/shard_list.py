@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -35,7 +35,7 @@ class Shard:
 
 def index_name(shard_name: str) -> str:
     """`train-000000.tar` -> `train-000000.index.npy`."""
-    return PurePath(shard_name).stem + ".index.npy"
+    return shard_name.removesuffix(".tar") + ".index.npy"
 
 
 class ShardList(Sequence[Shard]):
