@@ -155,14 +155,15 @@ def disk(folder: Path) -> Note:
 
 def memory() -> Note:
     """Host memory that is available, within the limit of a container."""
-    free = _available_memory()
+    free = available_memory()
     if free is None:
         return Note("ok", "memory", "can't be asked for here")
     remedy = "fewer data.threads, a smaller train.micro_batch_size, or a larger machine"
     return noted("memory", free >= LITTLE_MEMORY, f"{amount(free)} available", remedy)
 
 
-def _available_memory() -> int | None:
+def available_memory() -> int | None:
+    """Bytes of host memory that are free, within the limit of a container; None: can't be asked for."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         found = {name: int(value.split()[0]) << 10 for name, value in (x.split(":") for x in lines)}

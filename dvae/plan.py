@@ -10,7 +10,7 @@ from pathlib import Path
 from dvae.config import Config
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order
-from dvae.data.traffic import open_windows, process_traffic
+from dvae.data.traffic import process_traffic
 from dvae.data.windows import MAX_BYTES
 from dvae.errors import exit_code_of
 from dvae.estimate import DEVICES, FREE, Estimate, find_estimates, largest_micro_batch
@@ -100,10 +100,7 @@ def epoch_rows(sources: Sources, world_size: int, machines: int) -> list[tuple[s
     pictures = order.steps_per_epoch * order.batch_size // world_size
     each = f"{pictures:,} pictures, {amount(mean)}, {amount(most)} at most"
     total = amount(sum(float(size.sum()) for size in sizes))
-    remote = [
-        size * split.tars.is_remote for size, split in zip(sizes, sources.splits, strict=True)
-    ]
-    held = open_windows(order, remote, world_size).max()
+    held = sources.windows(world_size)
     text = f"{amount(max(MAX_BYTES, held))} a process of remote pictures, at most"
     return [
         ("a process, an epoch", f"{each}, in {traffic.requests.max():,.0f} reads"),

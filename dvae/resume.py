@@ -6,7 +6,7 @@ data began, and the number of the epoch that began then.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -23,8 +23,8 @@ from dvae.checkpoint import (
 )
 from dvae.data.changes import data_differences
 from dvae.data.manifest import Shard, Split
+from dvae.data.shard_list import write_shards
 from dvae.errors import CheckpointError, DataError
-from dvae.files import write_json
 from dvae.sources import Sources, digest_of
 from dvae.tensors import Tensors, read_tensors
 
@@ -117,7 +117,7 @@ def note_data(state: State, sources: Sources, held_out: Sequence[Split], folder:
     for digest, splits in ((state.data, sources.splits), (state.held_out, held_out)):
         path = _path(digest, folder)
         if not path.is_file():
-            write_json(path, [asdict(shard) for split in splits for shard in split.shards])
+            write_shards(path, [split.shards for split in splits])
 
 
 def _path(digest: str, folder: Path) -> Path:

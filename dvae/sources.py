@@ -11,6 +11,7 @@ from dvae.data.location import last_part, shown
 from dvae.data.manifest import Split, find_split, read_splits
 from dvae.data.mixture import Mixture
 from dvae.data.order import Order
+from dvae.data.traffic import open_windows
 from dvae.errors import UserError
 
 
@@ -25,6 +26,11 @@ class Sources:
     def digest(self) -> str:
         """Equal if and only if the data of all sources are."""
         return digest_of(self.splits)
+
+    def windows(self, world_size: int) -> float:
+        """Bytes of the remote windows that a process is inside of at a time, at most."""
+        remote = [split.shards.sizes * split.tars.is_remote for split in self.splits]
+        return float(open_windows(self.order, remote, world_size).max())
 
     def drawn(self, *steps: int) -> dict[str, int]:
         """Samples of each source in so many global batches; {} without `data.sources`.

@@ -1,5 +1,6 @@
 """From a recipe's `data` part to this process's batches."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ from dvae.data.manifest import Split
 from dvae.data.plans import evaluation_plan
 from dvae.data.reader import Reader
 from dvae.errors import DataError, UserError
+from dvae.machine import available_memory
+from dvae.notes import amount
 from dvae.sources import Sources, find_held_out, find_sources
 
 
@@ -69,6 +72,7 @@ def open_streams(config: Config, world_size: int) -> Streams:
     data, train = config.data, config.train
     sources = find_sources(config, world_size)
     check_window(config, sources.splits)
+    check_memory(config, sources, world_size)
     pictures = Pictures(
         _reader(config, sources.splits),
         config.image_size,
@@ -92,6 +96,19 @@ def check_window(config: Config, splits: tuple[Split, ...]) -> None:
         raise UserError(
             f"data.window=0 permutes the whole data set, and {remote[0]} would be read a picture at "
             "a time: set data.window=32, or data.cache_dir to a folder that holds all of it"
+        )
+
+
+def check_memory(config: Config, sources: Sources, world_size: int) -> None:
+    """Refuse remote windows that would take more than half of the memory that this machine has left."""
+    free = available_memory()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share it
+    held = here * sources.windows(world_size)
+    if free is not None and held > free / 2:
+        raise UserError(
+            f"data.window={config.data.window} of remote shards would hold {amount(held)} of pictures "
+            f"on a machine that has {amount(free)} of memory left: lower data.window, or "
+            f"give data.sources weights of a smaller common denominator, as 1 and 2"
         )
 
 

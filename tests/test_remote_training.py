@@ -58,6 +58,16 @@ def test_training_from_http_gives_the_weights_of_training_from_a_disk(
     assert not any(secret in text for secret in (b"hushhush", b"s1gnature") for text in texts)
 
 
+def test_remote_windows_that_would_not_fit_into_memory_are_refused(
+    recipe, shards, train, capsys, monkeypatch
+):
+    monkeypatch.setattr("dvae.streams.available_memory", lambda: 100_000)  # on a tiny machine
+    with serving(shards) as server:
+        assert train(recipe, f"data.train={server.url}/data", WINDOW) == 2
+    assert "data.window=4 of remote shards would hold" in capsys.readouterr().err
+    assert train(recipe, "train.steps=1") == 0  # local ones hold none
+
+
 def test_remote_shards_without_a_window_are_refused_with_the_remedy(recipe, shards, train, capsys):
     with serving(shards) as server:
         assert train(recipe, f"data.train={server.url}/data?sig=s1gnature") == 2

@@ -6,9 +6,12 @@ import tracemalloc
 
 import pytest
 
+from dvae.data.http import HttpStore
 from dvae.data.manifest import FORMAT, Shard, find_split, read_splits
-from dvae.data.shard_list import ShardList
+from dvae.data.shard_list import ShardList, write_shards
+from dvae.data.storage import StoreError
 from dvae.errors import UserError
+from tests.fault_server import serving
 
 SHARDS = [Shard(f"träin-{i}.tar", 2**62 + i, f"{i:064x}", i, f"{i + 7:064x}") for i in range(50)]
 
@@ -22,6 +25,13 @@ def test_shards_come_out_as_they_went_in():
     assert columns.sizes.tolist() == [2**62 + i for i in range(50)]
     with pytest.raises(IndexError):
         columns[50]
+
+
+def test_shards_are_written_as_the_json_of_their_values(tmp_path):
+    for lists in ([], [SHARDS], [SHARDS[:3], [], SHARDS[5:]]):
+        write_shards(tmp_path / "all.json", map(ShardList, lists))
+        values = json.loads((tmp_path / "all.json").read_text())
+        assert values == [dataclasses.asdict(shard) for shards in lists for shard in shards]
 
 
 def test_a_shard_is_found_by_its_name():
@@ -80,6 +90,24 @@ def test_a_split_that_is_no_list_is_refused(tmp_path, entries):
     write_manifest(tmp_path, entries)
     with pytest.raises(UserError, match="lacks an entry, or has a wrong one"):
         read_splits(tmp_path)
+
+
+def test_a_remote_manifest_comes_in_pieces_of_one_file(tmp_path, monkeypatch):
+    class Replacing(HttpStore):
+        def read(self, name, offset, size):
+            data = super().read(name, offset, size)
+            if offset:
+                write_manifest(tmp_path, [*entries, entries[0]])
+            return data
+
+    entries = [dataclasses.asdict(shard) for shard in SHARDS]
+    monkeypatch.setattr("dvae.data.storage.PIECE", 3000)
+    with serving(tmp_path) as server:
+        write_manifest(tmp_path, entries)
+        assert list(find_split(HttpStore(server.url), "train").shards) == SHARDS
+        assert len(server.seen) > 4
+        with pytest.raises(StoreError, match=r"manifest\.json was replaced while it was read"):
+            read_splits(Replacing(server.url))
 
 
 def test_a_shard_that_is_named_twice_is_refused(tmp_path):

@@ -22,7 +22,7 @@ import numpy as np
 
 from dvae.data.json_pieces import JsonPieces
 from dvae.data.shard_list import Shard, ShardList, is_named_twice
-from dvae.data.storage import LocalStore, Location, Store, StoreError, open_store
+from dvae.data.storage import LocalStore, Location, Store, StoreError, open_store, pieces_of
 from dvae.errors import UserError
 from dvae.files import MANIFEST, write_json
 
@@ -115,12 +115,19 @@ def read_splits(location: Location) -> dict[str, Split]:
 
 
 def _pieces(store: Store) -> Iterator[bytes]:
-    """The bytes of a manifest; a remote one comes whole, as it might be replaced between two pieces."""
+    """The bytes of a manifest."""
     if isinstance(store, LocalStore):
         yield from store.pieces(MANIFEST, MAX_MANIFEST, PIECE)
-    else:
-        data = store.read_whole(MANIFEST, MAX_MANIFEST)
+        return
+    path, size = f"{store.shown}/{MANIFEST}", store.size(MANIFEST)
+    if size > MAX_MANIFEST:
+        raise StoreError(f"{path} has {size} bytes, more than {MAX_MANIFEST}")
+    requests = 0
+    for data in pieces_of(store, MANIFEST, size):
+        requests += 1
         yield from (data[start : start + PIECE] for start in range(0, len(data), PIECE))
+    if requests > 1 and store.size(MANIFEST) != size:
+        raise StoreError(f"{path} was replaced while it was read: run the command again")
 
 
 def _parse(store: Store, manifest: JsonPieces) -> dict[str, Any]:

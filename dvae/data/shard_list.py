@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import PurePath
+from itertools import chain
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+
+from dvae.files import whole_file
 
 DIGEST = 32  # bytes of a SHA-256
 
@@ -32,7 +35,7 @@ class Shard:
 
 def index_name(shard_name: str) -> str:
     """`train-000000.tar` -> `train-000000.index.npy`."""
-    return PurePath(shard_name).stem + ".index.npy"
+    return shard_name.removesuffix(".tar") + ".index.npy"
 
 
 class ShardList(Sequence[Shard]):
@@ -131,6 +134,16 @@ class ShardList(Sequence[Shard]):
                 f'"name": {encode(self.name(number))}, "samples": {self._samples[number]}, '
                 f'"sha256": "{self._sha256[digest].hex()}"}}'
             )
+
+
+def write_shards(path: Path, lists: Iterable[ShardList]) -> None:
+    """Write some shards as a whole file, a list in JSON."""
+    lines = chain.from_iterable(shards.lines() for shards in lists)
+    with whole_file(path) as file:
+        file.write(b"[")
+        for number, line in enumerate(lines):
+            file.write(f"{',' * (number > 0)}\n {line}".encode())
+        file.write(b"\n]\n")
 
 
 def is_named_twice(lists: Collection[ShardList]) -> bool:
