@@ -36,6 +36,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         failpoint("flushed")
         temporary.replace(path)
         failpoint("renamed")
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write doesn't say of what
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     flush_folder(path.parent)

@@ -98,7 +98,7 @@ def _not_written(error: OSError, options: Options, place: Place) -> UserError:
     free = shutil.disk_usage(place.folder).free
     kept = count_entries(place.folder)
     return ResourceError(
-        f"{what}a shard needs up to {options.shard_bytes / 1e6:.3g} MB, {free / 1e6:.3g} MB are free, "
+        f"{what}a shard needs up to {options.shard_bytes / 1e6:,.2f} MB, {free / 1e6:,.2f} MB are free, "
         f"{kept} shards are kept: make room and {again}"
     )
 

@@ -172,7 +172,11 @@ class ShardWriter:
     def _write(self, chunk: Buffer) -> None:
         assert self._file is not None
         self._digest.update(chunk)
-        self._file.write(chunk)
+        try:
+            self._file.write(chunk)
+        except OSError as error:  # before it comes to the files that are open around this one
+            error.filename = str(self._place.folder / self._name)
+            raise
 
     def close(self) -> Full | None:
         """End the shard that is open, if one is; gives it, to be called."""
