@@ -131,10 +131,10 @@ class Odd(MemoryFileSystem):
 def test_a_client_s_own_errors_are_tried_again_or_told(memory, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Odd, "asked", Counter())
     monkeypatch.setitem(_registry, "gs", Odd)
-    memory.pipe({f"/bucket/{number}.jpg": drawn(number) for number in range(2)})
-    assert main(["gs://bucket", str(tmp_path / "out"), "--workers", "2"]) == 0
+    memory.pipe({f"/odd/{number}.jpg": drawn(number) for number in range(2)})
+    assert main(["gs://odd", str(tmp_path / "out"), "--workers", "2"]) == 0
     assert len(list(samples(tmp_path / "out"))) == 2
-    assert Odd.asked == {"/bucket/0.jpg": 2, "/bucket/1.jpg": 2}
+    assert Odd.asked == {"/odd/0.jpg": 2, "/odd/1.jpg": 2}
     Odd.asked["account"] = 1
     assert main([str(tmp_path), "gs://another"]) == 2
     assert "'gs://another' can't be opened (no account): set the store's" in capsys.readouterr().err
