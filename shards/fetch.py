@@ -126,7 +126,8 @@ def _check(archive: Archive, path: Path, recorded: str | None) -> None:
         digest = _digest(path, kind) if pinned else None
         if digest != pinned:
             raise UserError(
-                f"{archive.url} gave a file with the {kind.upper()} {digest}, not {pinned}: try again"
+                f"{archive.url} gave a file with the {kind.upper()} {digest}, not {pinned}: try again; "
+                f"if its publisher has replaced it, download it by hand and pack that"
             )
     if recorded not in (None, sha256(path)):
         raise UserError(
