@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from dvae.data.manifest import read_splits
+from shards.index import main as index
 from shards.pack import main
 from shards.verify import main as verify
 from tests.test_pack import make_source, manifest, picture, samples, tree
@@ -115,3 +116,23 @@ def test_appending_that_is_killed_goes_on_and_the_old_set_stands_meanwhile(point
         assert all((out / s["name"]).read_bytes() == old[s["name"]] for s in split), name
     append(source, out)
     assert tree(out) == tree(tmp_path / "undisturbed")
+
+
+def test_a_half_appended_set_is_called_so_until_it_is_whole(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    append(source, out)
+    add(source)
+    command = [sys.executable, "-m", "shards.pack", str(source), str(out), *FLAGS, "--append"]
+    environment = os.environ | {"DVAE_FAILPOINT": "renamed:6"}
+    subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    capsys.readouterr()
+    assert verify([str(out)]) == 3
+    said = capsys.readouterr()
+    assert "half appended: run its python -m shards.pack --append again" in said.err
+    assert "delete" not in said.out
+    assert index([str(out)]) == 2
+    append(source, out)
+    assert verify([str(out)]) == 0
+    mark = manifest(out)["about"]["options"]
+    (out / ".packing").write_text(json.dumps(mark))  # as after a kill in the very last step
+    assert verify([str(out)]) == 0
