@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from dvae.data.index import read_index
 from dvae.data.manifest import read_splits
+from dvae.data.storage import LocalStore
 from shards.index import main as index
 from shards.pack import main
 from shards.verify import main as verify
@@ -136,3 +138,25 @@ def test_a_half_appended_set_is_called_so_until_it_is_whole(source, tmp_path, ca
     mark = manifest(out)["about"]["options"]
     (out / ".packing").write_text(json.dumps(mark))  # as after a kill in the very last step
     assert verify([str(out)]) == 0
+
+
+@pytest.mark.parametrize("dedupe", ["none", "exact"])
+def test_of_the_old_samples_nothing_but_the_json_is_read(dedupe, source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    append(source, out, "--dedupe", dedupe)
+    notes = sum(
+        int(rows["json_size"].sum())
+        for split in read_splits(out).values()
+        for rows in (read_index(out, shard) for shard in split.shards)
+    )
+    add(source)
+    sizes = []
+    read = LocalStore.read
+
+    def recorded(store, name, offset, size):
+        sizes.append(size)
+        return read(store, name, offset, size)
+
+    monkeypatch.setattr(LocalStore, "read", recorded)
+    append(source, out, "--dedupe", dedupe)
+    assert sum(sizes) == notes * (1 if dedupe == "none" else 2)
