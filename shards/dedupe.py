@@ -64,10 +64,10 @@ def find_duplicates(
     if form:
         load_imagehash()
     names, prints = [], []
-    for about, data in samples_in(finished):
+    for about, picture in samples_in(finished, workers):
         names.append(about["source"])
         content = bytes.fromhex(content_of(about))
-        prints.append(_look(content, data) if form else Print(content))
+        prints.append(_look(content, picture()) if form else Print(content))
     old = len(names)
     bar.reset(len(pictures))
     for made in in_order(partial(_print_of, source, form), pictures, workers):

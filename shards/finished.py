@@ -5,7 +5,7 @@ A picture is one of the set if the set has the same name with the same bytes.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,16 +49,25 @@ def read_finished(store: Store, about: dict[str, Any]) -> Finished:
     return Finished(read_splits(store), classes, digest)
 
 
-def samples_in(finished: Finished) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The JSON and the picture's bytes of each sample.
+def samples_in(
+    finished: Finished, workers: int
+) -> Iterator[tuple[dict[str, Any], Callable[[], bytes]]]:
+    """The JSON of each sample, read on threads, and what reads the picture's bytes.
 
     Raises:
         UserError: a sample without the packer's JSON.
     """
-    for split in finished.splits.values():
-        for shard in split.shards:
-            for row in read_index(split.store, shard):
-                yield _about(split.tars, row, shard), _member(split.tars, row, shard, "")
+    rows = (
+        (split.tars, row, shard)
+        for split in finished.splits.values()
+        for shard in split.shards
+        for row in read_index(split.store, shard)
+    )
+    return in_order(_sample, rows, workers)
+
+
+def _sample(place: tuple[Store, np.void, Shard]) -> tuple[dict[str, Any], Callable[[], bytes]]:
+    return _about(*place), partial(_member, *place, "")
 
 
 def _about(tars: Store, row: np.void, shard: Shard) -> dict[str, Any]:
@@ -84,7 +93,7 @@ def new_pictures(
     finished: Finished, source: Source, pictures: list[Item], workers: int, bar: tqdm
 ) -> list[Item]:
     """The pictures that a finished set doesn't have."""
-    known = {_key(about["source"], content_of(about)) for about, _ in samples_in(finished)}
+    known = {_key(about["source"], content_of(about)) for about, _ in samples_in(finished, workers)}
     bar.reset(len(pictures))
     new = []
     results = in_order(partial(_is_known, known, source), pictures, workers)

@@ -8,12 +8,11 @@ While shards are appended, the manifest of the finished ones stands.
 import json
 import re
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import Any
 
 from dvae.data.index import missing_shards
 from dvae.data.manifest import MAX_MANIFEST, Shard, read_splits
-from dvae.data.storage import StoreError
+from dvae.data.storage import Location, StoreError, open_store
 from dvae.errors import UserError
 from dvae.files import MANIFEST, TEMPORARY, write_json
 from shards.place import Place
@@ -130,9 +129,25 @@ def names_of(shards: Iterable[Shard]) -> set[str]:
     return {name for shard in shards for name in (shard.name, shard.index_name)}
 
 
-def is_unfinished(folder: Path) -> bool:
-    """Whether a run of ours began in `folder` and hasn't written its manifest."""
-    return (folder / MARK).exists() and not (folder / MANIFEST).exists()
+def half_made(location: Location) -> str:
+    """What a run that works in a folder of ours, or was killed there, leaves to do; "" if nothing."""
+    store = open_store(location)
+    try:
+        mark = store.read_whole(MARK, MAX_MANIFEST)
+    except StoreError:
+        return ""
+    try:
+        about = json.loads(store.read_whole(MANIFEST, MAX_MANIFEST))["about"]
+        if about["options"] == json.loads(mark):
+            return ""  # only the mark is left
+    except StoreError:
+        return f"{store.shown!r} is half packed: run its python -m shards.pack again"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return (
+        f"{store.shown!r} is half appended: run its python -m shards.pack --append again, unless it is "
+        f"still at work"
+    )
 
 
 def finish(place: Place) -> None:

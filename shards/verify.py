@@ -31,7 +31,7 @@ from dvae.errors import DataError, UserError, exit_code_of
 from dvae.files import MANIFEST
 from shards.damage import COPY, Checked, Problem, check_shard, sample_keys
 from shards.options import Parser
-from shards.output import REJECTED, is_unfinished
+from shards.output import REJECTED, half_made
 from shards.parallel import in_order
 from shards.pictures import quiet
 from shards.progress import progress
@@ -79,17 +79,15 @@ def manifest_of(store: Store) -> dict[str, Split]:
         UserError: no such folder.
         DataError: it's half packed, or its manifest is missing or damaged.
     """
-    if isinstance(store, LocalStore):
-        if not store.folder.is_dir():
-            raise UserError(
-                f"{store.shown!r} is not a folder: give the folder that holds the shards"
-            )
-        if is_unfinished(store.folder):
-            raise DataError(f"{store.shown!r} is half packed: run its python -m shards.pack again")
+    if isinstance(store, LocalStore) and not store.folder.is_dir():
+        raise UserError(f"{store.shown!r} is not a folder: give the folder that holds the shards")
     try:
-        return read_splits(store)
+        splits = read_splits(store)
     except UserError as error:
-        raise DataError(str(error)) from None
+        raise DataError(half_made(store) or str(error)) from None
+    if problem := half_made(store):
+        raise DataError(problem)
+    return splits
 
 
 def verify(

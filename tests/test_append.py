@@ -9,7 +9,10 @@ import sys
 
 import pytest
 
+from dvae.data.index import read_index
 from dvae.data.manifest import read_splits
+from dvae.data.storage import LocalStore
+from shards.index import main as index
 from shards.pack import main
 from shards.verify import main as verify
 from tests.test_pack import make_source, manifest, picture, samples, tree
@@ -115,3 +118,45 @@ def test_appending_that_is_killed_goes_on_and_the_old_set_stands_meanwhile(point
         assert all((out / s["name"]).read_bytes() == old[s["name"]] for s in split), name
     append(source, out)
     assert tree(out) == tree(tmp_path / "undisturbed")
+
+
+def test_a_half_appended_set_is_called_so_until_it_is_whole(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    append(source, out)
+    add(source)
+    command = [sys.executable, "-m", "shards.pack", str(source), str(out), *FLAGS, "--append"]
+    environment = os.environ | {"DVAE_FAILPOINT": "renamed:6"}
+    subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    capsys.readouterr()
+    assert verify([str(out)]) == 3
+    said = capsys.readouterr()
+    assert "half appended: run its python -m shards.pack --append again" in said.err
+    assert "delete" not in said.out
+    assert index([str(out)]) == 2
+    append(source, out)
+    assert verify([str(out)]) == 0
+    mark = manifest(out)["about"]["options"]
+    (out / ".packing").write_text(json.dumps(mark))  # as after a kill in the very last step
+    assert verify([str(out)]) == 0
+
+
+@pytest.mark.parametrize("dedupe", ["none", "exact"])
+def test_of_the_old_samples_nothing_but_the_json_is_read(dedupe, source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    append(source, out, "--dedupe", dedupe)
+    notes = sum(
+        int(rows["json_size"].sum())
+        for split in read_splits(out).values()
+        for rows in (read_index(out, shard) for shard in split.shards)
+    )
+    add(source)
+    sizes = []
+    read = LocalStore.read
+
+    def recorded(store, name, offset, size):
+        sizes.append(size)
+        return read(store, name, offset, size)
+
+    monkeypatch.setattr(LocalStore, "read", recorded)
+    append(source, out, "--dedupe", dedupe)
+    assert sum(sizes) == notes * (1 if dedupe == "none" else 2)
