@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dvae import __version__
 from dvae.data.manifest import Shard, write_shard_manifest
 from dvae.errors import UserError
-from dvae.files import whole_file
+from dvae.files import sha256, whole_file
 from shards import output, summary
 from shards.assembly import Assembly, Packed, Writer
 from shards.dedupe import DUPLICATES, NEAR, find_duplicates
@@ -73,6 +73,8 @@ def make_shards(job: Job, listing: Listing) -> Made:
         "made_by": f"shards.pack of dvae {__version__} with Pillow {pillow_version}",
         "options": job.wanted,
         "counts": counted,
+        "ignored": dict(listing.ignored),
+        "rejected_sha256": sha256(place.folder / output.REJECTED),
         "classes": sorted(assembly.labels | set(finished.classes)),
     }
     made = {name: [*_old_shards(job, name), *journal.shards.get(name, ())] for name in names}

@@ -4,12 +4,13 @@
     python -m shards.verify https://HOST/DIR     (or s3://BUCKET/DIR)
 
 Sizes and SHA-256 of each tar and index, the CRC-32 of each picture, that its JSON is JSON and agrees
-with the picture's SHA-256 where it names one, that no key stands twice in a split, and that the
-counts add up. Exit code 0: all right; 3: it falls short, and stdout has a line for each thing that
-does, `FILE: WHAT: REMEDY`. `--repair-index` makes damaged indexes anew from tars that are right.
-Remote shards come to the temporary folder (TMPDIR), a few at a time.
+with the picture's SHA-256 where it names one, that no key stands twice in a split, that the counts
+add up, and the list of what was left out. Exit code 0: all right; 3: it falls short, and stdout has a
+line for each thing that does, `FILE: WHAT: REMEDY`. `--repair-index` makes damaged indexes anew from
+tars that are right. Remote shards come to the temporary folder (TMPDIR), a few at a time.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -162,24 +163,39 @@ def _check_counts(store: Store, splits: dict[str, Split]) -> list[Problem]:
     counts = about.get("counts") if isinstance(about, dict) else None
     if not isinstance(counts, dict):
         return []
+    kinds = ("found", "packed", "rejected", "duplicates")
+    told = [counts.get(kind, 0) for kind in kinds]
+    if not all(isinstance(count, int) for count in told):
+        return [Problem(MANIFEST, "has counts that are no whole numbers", COPY)]
     problems = []
-    packed = sum(int(split.counts.sum()) for split in splits.values())
-    if counts.get("packed") != packed:
-        what = f"counts {counts.get('packed')} packed pictures, and its shards hold {packed}"
+    found, packed, rejected, duplicates = told
+    held = sum(int(split.counts.sum()) for split in splits.values())
+    if packed != held:
+        what = f"counts {packed} packed pictures, and its shards hold {held}"
         problems.append(Problem(MANIFEST, what, COPY))
-    left_out = sum(int(counts.get(kind, 0)) for kind in ("rejected", "duplicates"))
+    if found != packed + rejected + duplicates:
+        parts = f"{packed} packed, {rejected} rejected and {duplicates} duplicates"
+        what = f"counts {found} pictures found, and {parts}"
+        problems.append(Problem(MANIFEST, what, COPY))
+    return problems + _check_rejected(store, rejected + duplicates, about.get("rejected_sha256"))
+
+
+def _check_rejected(store: Store, left_out: int, sha256: str | None) -> list[Problem]:
+    """The list of what was left out; a set packed by an older version has no SHA-256 of it."""
+    lines, digest = 0, hashlib.sha256()
     try:
-        lines = _lines(store, REJECTED)
+        for piece in pieces_of(store, REJECTED, store.size(REJECTED)):
+            lines += piece.count(b"\n")
+            digest.update(piece)
     except StoreError as error:
-        return [*problems, Problem(REJECTED, f"cannot be read ({error})", COPY)]
+        return [Problem(REJECTED, f"cannot be read ({error})", COPY)]
     if lines != left_out:
         what = f"has {lines} lines, and {MANIFEST} counts {left_out} pictures left out"
-        problems.append(Problem(REJECTED, what, COPY))
-    return problems
-
-
-def _lines(store: Store, name: str) -> int:
-    return sum(piece.count(b"\n") for piece in pieces_of(store, name, store.size(name)))
+        return [Problem(REJECTED, what, COPY)]
+    if sha256 and digest.hexdigest() != sha256:
+        what = f"does not have the SHA-256 that {MANIFEST} names"
+        return [Problem(REJECTED, what, COPY)]
+    return []
 
 
 def _check_keys(opened: _Opened, results: list[Checked]) -> list[Problem]:

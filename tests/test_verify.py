@@ -14,9 +14,11 @@ from PIL import Image
 from dvae.data.index import SAMPLE, read_index, write_index
 from dvae.data.manifest import Shard, read_splits, write_shard_manifest
 from dvae.data.shard_list import index_name
+from shards.pack import main as pack
 from shards.tar import members
 from shards.verify import main
 from tests.fault_server import serving
+from tests.test_pack import make_source
 
 NAME = "train-000001.tar"
 
@@ -74,6 +76,10 @@ def test_an_index_is_made_anew_only_from_a_tar_that_is_right(folder, capsys):
     assert told(capsys, folder, 0, "--repair-index")
     assert path.read_bytes() == good
     path.unlink()
+    assert told(capsys, folder, 3)[0].startswith("train-000001.index.npy: cannot be read (No such")
+    told(capsys, folder, 0, "--repair-index")
+    assert path.read_bytes() == good
+    path.unlink()
     tar = (folder / NAME).read_bytes()
     (folder / NAME).write_bytes(tar[:-1] + b"x")
     assert len(told(capsys, folder, 3, "--repair-index")) == 2
@@ -88,6 +94,30 @@ def test_missing_and_stray_files_are_named(folder, capsys):
         "rejected.jsonl: has 1 lines, and manifest.json counts 0 pictures left out",
         "train-000000.tar: is missing",
     ]
+
+
+def test_counts_and_a_list_of_rejections_that_were_changed_are_named(tmp_path, capsys):
+    out = tmp_path / "out"
+    source = make_source(tmp_path / "photos", count=6, texts=2)
+    assert pack([str(source), str(out)]) == 0
+    path, rejected = out / "manifest.json", out / "rejected.jsonl"
+    whole, lines = json.loads(path.read_bytes()), rejected.read_text()
+    rejected.write_text(lines.replace("text-1.jpg", "text-7.jpg"))
+    assert told(capsys, out, 3)[0].startswith(
+        "rejected.jsonl: does not have the SHA-256 that manifest.json names: "
+    )
+    del whole["about"]["rejected_sha256"]  # as before it was written
+    path.write_text(json.dumps(whole))
+    told(capsys, out, 0)
+    counts = whole["about"]["counts"]
+    for found, what in (
+        (9, "counts 9 pictures found, and 6 packed, 2 rejected and 0 dup"),
+        ("8", ""),
+    ):
+        counts["found"] = found
+        path.write_text(json.dumps(whole))
+        (line,) = told(capsys, out, 3)
+        assert line.startswith(f"manifest.json: {what or 'has counts that are no whole numbers'}")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": "other/9"}'])
