@@ -22,7 +22,7 @@ MARK = ".packing"
 _OURS = re.compile(
     rf"[\w-]+-\d{{6,}}\.(tar|index\.npy)|\.journal-\d{{6,}}\.json|{re.escape(REJECTED)}", re.ASCII
 )
-_MAY_GROW = {"pictures", "boxes"}  # what --append may differ in
+_MAY_GROW = {"pictures", "files", "boxes"}  # what --append may differ in
 
 
 def find_finished(place: Place) -> dict[str, Any] | None:
@@ -77,7 +77,10 @@ def check_unfinished(place: Place, options: dict[str, Any]) -> None:
 
 
 def _differing(had: dict[str, Any], asked: dict[str, Any]) -> set[str]:
-    return {key for key in had.keys() | asked.keys() if had.get(key) != asked.get(key)}
+    keys = had.keys() | asked.keys()
+    if "files" not in had:  # older versions didn't look at them
+        keys -= {"files"}
+    return {key for key in keys if had.get(key) != asked.get(key)}
 
 
 def _made_otherwise(
@@ -93,6 +96,8 @@ def _made_otherwise(
 def _difference(key: str, had: Any, asked: Any) -> str:
     if key == "pictures":
         return "the names or sizes of the pictures differ"
+    if key == "files":
+        return "the files that hold the pictures differ"
     if key == "boxes" and had and asked:
         return "another boxes file"
     return f"{key}: {had if key != 'boxes' else bool(had)}, asked {asked}"
