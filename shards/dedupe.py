@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dvae.data.formats import FORMATS, to_rgb
-from shards.finished import Finished, content_of, samples_in
+from dvae.data.formats import FORMATS, UNREADABLE, to_rgb
+from shards.finished import Finished, content_of, samples_in, with_box
 from shards.form import Form
 from shards.geometry import Box
 from shards.likeness import SIDE, Looks, alike_pairs, load_imagehash, looks_of
@@ -66,7 +66,7 @@ def find_duplicates(
     names, prints = [], []
     for about, picture in samples_in(finished, workers):
         names.append(about["source"])
-        content = bytes.fromhex(content_of(about))
+        content = content_of(about)
         prints.append(_look(content, picture()) if form else Print(content))
     old = len(names)
     bar.reset(len(pictures))
@@ -93,14 +93,13 @@ def _print_of(source: Source, form: Form | None, item: Item) -> Print:
         data = source.read(item)
     except PictureError:
         return Print(hashlib.sha256(b"unreadable " + item.name).digest())
-    content = hashlib.sha256(data).digest()
-    if item.box:
-        content = hashlib.sha256(content + repr(item.box).encode()).digest()
+    content = with_box(hashlib.sha256(data).digest(), item.box)
     if not form:
         return Print(content)
     try:
-        # As the packer decodes it, so that what it will reject stands for no group.
-        form = replace(form, size=SIDE, resize="shorter", quality=95, format=None)
+        # As the packer decodes it, so that what it will reject stands for no group. Believing headers
+        # would leave the damage amid the data to be met here.
+        form = replace(form, size=SIDE, resize="shorter", quality=95, format=None, check="decode")
         small = prepare(data, item.box, form)
     except PictureError:
         return Print(content)
@@ -115,10 +114,13 @@ def _pixels(data: bytes, box: Box | None) -> int:
 
 
 def _look(content: bytes, data: bytes) -> Print:
-    """The fingerprint of a picture that was packed or prepared."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        image.load()
-        return Print(content, image.width * image.height, looks_of(to_rgb(image)))
+    """The fingerprint of a picture that was packed or prepared; one that was believed may be damaged."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+            return Print(content, image.width * image.height, looks_of(to_rgb(image)))
+    except UNREADABLE:
+        return Print(content)
 
 
 def _kept(prints: Sequence[Print], old: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A finished set that pictures are appended to: which ones it has, and what it left out.
 
-A picture is one of the set if the set has the same name with the same bytes.
+A picture is one of the set if the set has the same name with the same bytes and the same box.
 """
 
 import hashlib
@@ -73,7 +73,7 @@ def _sample(place: tuple[Store, np.void, Shard]) -> tuple[dict[str, Any], Callab
 def _about(tars: Store, row: np.void, shard: Shard) -> dict[str, Any]:
     try:
         about = json.loads(_member(tars, row, shard, "json_"))
-        if isinstance(about["source"], str) and isinstance(about["sha256"], str):
+        if isinstance(about["source"], str) and content_of(about):
             return dict(about)
     except (StoreError, ValueError, KeyError, TypeError, RecursionError):
         pass
@@ -84,9 +84,17 @@ def _member(tars: Store, row: np.void, shard: Shard, kind: str) -> bytes:
     return tars.read(shard.name, int(row[f"{kind}offset"]), int(row[f"{kind}size"]))
 
 
-def content_of(about: dict[str, Any]) -> str:
-    """The SHA-256 of the source's bytes of a sample."""
-    return str(about.get("source_sha256", about["sha256"]))
+def content_of(about: dict[str, Any]) -> bytes:
+    """What `with_box` gave for the picture that a sample was made from."""
+    content = bytes.fromhex(about.get("source_sha256", about["sha256"]))
+    return with_box(content, about.get("box"))
+
+
+def with_box(content: bytes, box: Sequence[int] | None) -> bytes:
+    """The SHA-256 of a picture's bytes, and of its box if it has one: two boxes are two pictures."""
+    if not box:
+        return content
+    return hashlib.sha256(content + repr([int(corner) for corner in box]).encode()).digest()
 
 
 def new_pictures(
@@ -106,15 +114,15 @@ def new_pictures(
 
 def _is_known(known: set[bytes], source: Source, item: Item) -> bool:
     try:
-        content = hashlib.sha256(source.read(item)).hexdigest()
+        content = hashlib.sha256(source.read(item)).digest()
     except PictureError:
         return False  # packing it will say so
-    return _key(shown(item.name), content) in known
+    return _key(shown(item.name), with_box(content, item.box)) in known
 
 
-def _key(name: str, content: str) -> bytes:
+def _key(name: str, content: bytes) -> bytes:
     """16 bytes for a name and its content, because there may be millions."""
-    return hashlib.sha256(f"{content} {name}".encode()).digest()[:16]
+    return hashlib.sha256(content + name.encode()).digest()[:16]
 
 
 def lines_kept(store: Store, new: list[Item]) -> list[dict[str, str]]:
