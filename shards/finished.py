@@ -125,12 +125,15 @@ def _key(name: str, content: bytes) -> bytes:
     return hashlib.sha256(content + name.encode()).digest()[:16]
 
 
-def lines_kept(store: Store, new: list[Item]) -> list[dict[str, str]]:
-    """The lines of a set's rejected.jsonl but those of pictures that are tried again."""
-    names = {shown(item.name) for item in new}
+def old_lines(store: Store) -> list[dict[str, str]]:
+    """The lines of a set's rejected.jsonl.
+
+    Raises:
+        UserError: it's missing or damaged.
+    """
     try:
         lines = [json.loads(line) for line in store.read_whole(REJECTED, MAX_MANIFEST).splitlines()]
-        return [line for line in lines if line["source"] not in names]
+        return [{"source": line["source"], "reason": str(line["reason"])} for line in lines]
     except (StoreError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
             f"{f'{store.shown}/{REJECTED}'!r} is missing or damaged: restore it, or pack again with "

@@ -15,6 +15,7 @@ from dvae.data.storage import LocalStore
 from shards.index import main as index
 from shards.pack import main
 from shards.verify import main as verify
+from tests.pictures_on_disk import encoded
 from tests.test_pack import make_source, manifest, picture, samples, tree
 
 FLAGS = ("--size", "20", "--val", "0.3", "--shard-bytes", "6K")
@@ -41,6 +42,7 @@ def test_new_pictures_become_further_shards_and_old_files_stay(source, tmp_path)
     (source / "bad.jpg").write_bytes(b"text")
     append(source, out)  # nothing to append to yet: as without the flag
     old = tree(out)
+    stats = {path.name: path.stat() for path in out.iterdir()}
     before = {name: list(split.shards) for name, split in read_splits(out).items()}
     add(source)
     (source / "worse.jpg").write_bytes(b"text")
@@ -52,6 +54,9 @@ def test_new_pictures_become_further_shards_and_old_files_stay(source, tmp_path)
         - {("rejected.jsonl", old["rejected.jsonl"])}
         <= new.items()
     )
+    for name in old.keys() - {"manifest.json", "rejected.jsonl"}:  # not even to equal bytes
+        now = (out / name).stat()
+        assert (now.st_ino, now.st_mtime_ns) == (stats[name].st_ino, stats[name].st_mtime_ns)
     for name, split in read_splits(out).items():
         assert list(split.shards[: len(before[name])]) == before[name]
     names = [about["source"] for _, _, about in samples(out)]
@@ -85,6 +90,50 @@ def test_a_folder_of_new_pictures_only_may_be_appended_under_names_that_exist(so
     sources = [about["source"] for _, _, about in samples(out)]
     assert len(sources) == 25
     assert sources.count("chow/0.jpg") == 2
+
+
+def test_the_line_of_an_old_loss_stays_when_another_picture_has_its_name(source, tmp_path):
+    out = tmp_path / "out"
+    for name in ("bad.jpg", "worse.jpg"):
+        (source / name).write_bytes(b"text")
+    append(source, out)
+    more = tmp_path / "more"
+    more.mkdir()
+    picture(500).save(more / "bad.jpg")
+    (more / "worse.jpg").write_bytes(encoded(picture(501))[:300])
+    append(more, out)
+    lines = map(json.loads, (out / "rejected.jsonl").read_bytes().splitlines())
+    reasons = sorted((line["source"], line["reason"].split(":")[0]) for line in lines)
+    assert reasons == [
+        ("bad.jpg", "not a picture"),
+        ("worse.jpg", "damaged"),
+        ("worse.jpg", "not a picture"),
+    ]
+    counts = manifest(out)["about"]["counts"]
+    assert counts == {"found": 28, "packed": 25, "rejected": 3, "duplicates": 0}
+    assert verify([str(out)]) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_losses_that_are_tried_again_are_counted_once(seed, source, tmp_path):
+    out = tmp_path / "out"
+    for name in (
+        "bad.jpg",
+        "worse.jpg",
+    ):  # one is damaged and the other its duplicate, by the order
+        (source / name).write_bytes(b"text")
+    flags = ("--dedupe", "exact", "--seed", str(seed))
+    append(source, out, *flags)
+    for number in range(3):
+        picture(500 + number).save(source / f"{number}.png")
+        append(source, out, *flags)
+        counts = manifest(out)["about"]["counts"]
+        assert counts == {
+            "found": 27 + number,
+            "packed": 25 + number,
+            "rejected": 1,
+            "duplicates": 1,
+        }
 
 
 def test_other_options_are_not_appended(source, tmp_path, capsys):
