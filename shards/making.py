@@ -85,7 +85,7 @@ def _bar(title: str, stderr: TextIO, total: int | None = None, start: int = 0) -
     return progress(title, stderr, "img", total, start)
 
 
-def _duplicates(job: Job, pictures: list[Item], stderr: TextIO) -> dict[int, str]:
+def _duplicates(job: Job, pictures: list[Item], stderr: TextIO) -> Mapping[int, str]:
     options = job.options
     if options.dedupe == "none":
         return {}
