@@ -50,11 +50,12 @@ class Columns:
         for start, path in zip(self._starts, self.paths, strict=True):
             table = _opened(path)
             own = _split_of(path)
+            whole = path.stat().st_size
             for row, (label, split) in enumerate(table.notes()):
                 name = f"{path.parent.name}/{path.name}/{row:09d}".encode(
                     "utf-8", "surrogateescape"
                 )
-                yield Item(name, 0, label, None, split or own, start + row)
+                yield Item(name, 0, label, None, split or own, start + row, whole)
 
     def read(self, item: Item) -> bytes:
         """The bytes of a row's picture."""

@@ -8,7 +8,8 @@ two pictures of a group can come to stand on two sides of a split.
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -17,11 +18,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dvae.data.formats import FORMATS, to_rgb
-from shards.finished import Finished, content_of, samples_in
+from dvae.data.formats import FORMATS, UNREADABLE, to_rgb
+from shards.finished import Finished, Kept, content_of, pictures_in
 from shards.form import Form
 from shards.geometry import Box
-from shards.likeness import SIDE, Looks, alike_pairs, load_imagehash, looks_of
+from shards.likeness import COLOURS, HASHES, SIDE, Looks, alike_pairs, load_imagehash, looks_of
 from shards.parallel import in_order
 from shards.pictures import PictureError, prepare
 from shards.sources import Item, Source, shown
@@ -35,9 +36,86 @@ DUPLICATES = (DUPLICATE, NEAR_DUPLICATE)
 class Print(NamedTuple):
     """A picture's fingerprint."""
 
-    content: bytes  # SHA-256 of its bytes, and of its box if it has one
+    content: bytes  # `shards.finished.content_of`
     pixels: int = 0
     looks: Looks | None = None  # None for `exact`, and for flat and unreadable pictures
+
+
+class _Prints:
+    """The fingerprints of pictures end to end: 24 bytes a picture, and 792 more for its looks."""
+
+    def __init__(self) -> None:
+        self.pixels = array("q")
+        self._contents = bytearray()  # the first half of each: two of 10^9 are equal by 10^-21
+        self._places = array("q")  # of those that have looks
+        self._hashes = bytearray()
+        self._colours = bytearray()
+
+    def add(self, made: Print) -> None:
+        self.pixels.append(made.pixels)
+        self._contents += made.content[:16]
+        if made.looks:
+            self._places.append(len(self.pixels) - 1)
+            self._hashes += made.looks.hashes.tobytes()
+            self._colours += made.looks.colours.tobytes()
+
+    def contents(self) -> np.ndarray:
+        """(n,) numbers, equal where the contents are: the place of the first that has them."""
+        halves = np.frombuffer(self._contents, "S16")
+        _, first, group = np.unique(halves, return_index=True, return_inverse=True)
+        return np.asarray(first[group])
+
+    def alike(self) -> Iterator[tuple[int, int]]:
+        """Pairs of places that look alike."""
+        if self._places:
+            hashes = np.frombuffer(self._hashes, np.uint64).reshape(-1, *HASHES)
+            colours = np.frombuffer(self._colours, np.int8).reshape(-1, *COLOURS)
+            for a, b in alike_pairs(hashes, colours):
+                yield self._places[a], self._places[b]
+
+
+class Duplicates(Mapping[int, str]):
+    """The reason why each duplicate is left out, by its position; made when it's asked for.
+
+    Args:
+        kept: for each position the place of the picture that is packed instead, or its own; old
+            pictures have the first places, and those of positions follow.
+        is_exact: for each position, whether that one has its very bytes.
+        names: of the old pictures that are packed instead of others, by place.
+        old: how many old pictures there are.
+        pictures: in order.
+    """
+
+    def __init__(
+        self,
+        kept: np.ndarray,
+        is_exact: np.ndarray,
+        names: Mapping[int, str],
+        old: int,
+        pictures: Sequence[Item],
+    ) -> None:
+        self._kept, self._is_exact = kept, is_exact
+        self._names, self._old, self._pictures = names, old, pictures
+        self._is_left_out = kept != np.arange(old, old + len(kept))
+
+    def __getitem__(self, position: int) -> str:
+        if not self._is_left_out[position]:
+            raise KeyError(position)
+        place = int(self._kept[position])
+        is_old = place < self._old
+        name = self._names[place] if is_old else shown(self._pictures[place - self._old].name)
+        if self._is_exact[position]:
+            return f"{DUPLICATE}: has the bytes of {name}"
+        return f"{NEAR_DUPLICATE}: looks like {name}"
+
+    def __contains__(self, position: object) -> bool:
+        return bool(self._is_left_out[position])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.flatnonzero(self._is_left_out).tolist())
+
+    def __len__(self) -> int:
+        return int(self._is_left_out.sum())
 
 
 def find_duplicates(
@@ -47,8 +125,8 @@ def find_duplicates(
     finished: Finished,
     workers: int,
     bar: tqdm,
-) -> dict[int, str]:
-    """The reason why each duplicate is left out, by its position in `pictures`.
+) -> Duplicates:
+    """Which pictures are left out, and why.
 
     Args:
         form: that they are packed in; None: look at their bytes alone, not at the pictures.
@@ -63,29 +141,25 @@ def find_duplicates(
     """
     if form:
         load_imagehash()
-    names, prints = [], []
-    for about, data in samples_in(finished):
-        names.append(about["source"])
-        content = bytes.fromhex(content_of(about))
-        prints.append(_look(content, data) if form else Print(content))
-    old = len(names)
+    prints = _Prints()
+    for made in in_order(partial(_old_print, form), pictures_in(finished, workers), workers):
+        prints.add(made)
+    old = len(prints.pixels)
     bar.reset(len(pictures))
     for made in in_order(partial(_print_of, source, form), pictures, workers):
-        prints.append(made)
+        prints.add(made)
         bar.update()
-    kept = _kept(prints, old)
-    reasons = {}
-    for place in range(old, len(prints)):
-        if kept[place] != place:
-            first = int(kept[place])
-            name = names[first] if first < old else shown(pictures[first - old].name)
-            is_exact = prints[place].content == prints[first].content
-            reasons[place - old] = (
-                f"{DUPLICATE}: has the bytes of {name}"
-                if is_exact
-                else f"{NEAR_DUPLICATE}: looks like {name}"
-            )
-    return reasons
+    contents = prints.contents()
+    kept = _kept(contents, prints, old)
+    is_exact = contents == contents[kept]
+    wanted = set(kept[old:][kept[old:] < old].tolist())
+    again = enumerate(pictures_in(finished, workers)) if wanted else ()
+    names = {place: picture.name for place, picture in again if place in wanted}
+    return Duplicates(kept[old:], is_exact[old:], names, old, pictures)
+
+
+def _old_print(form: Form | None, kept: Kept) -> Print:
+    return _look(kept.content, kept.read()) if form else Print(kept.content)
 
 
 def _print_of(source: Source, form: Form | None, item: Item) -> Print:
@@ -93,14 +167,13 @@ def _print_of(source: Source, form: Form | None, item: Item) -> Print:
         data = source.read(item)
     except PictureError:
         return Print(hashlib.sha256(b"unreadable " + item.name).digest())
-    content = hashlib.sha256(data).digest()
-    if item.box:
-        content = hashlib.sha256(content + repr(item.box).encode()).digest()
+    content = content_of(hashlib.sha256(data).digest(), item.box)
     if not form:
         return Print(content)
     try:
-        # As the packer decodes it, so that what it will reject stands for no group.
-        form = replace(form, size=SIDE, resize="shorter", quality=95, format=None)
+        # As the packer decodes it, so that what it will reject stands for no group; of what
+        # `--check header` lets pass, damage amid the data is seen, and stands for none either.
+        form = replace(form, size=SIDE, resize="shorter", quality=95, format=None, check="decode")
         small = prepare(data, item.box, form)
     except PictureError:
         return Print(content)
@@ -116,31 +189,27 @@ def _pixels(data: bytes, box: Box | None) -> int:
 
 def _look(content: bytes, data: bytes) -> Print:
     """The fingerprint of a picture that was packed or prepared."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        image.load()
-        return Print(content, image.width * image.height, looks_of(to_rgb(image)))
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+            return Print(content, image.width * image.height, looks_of(to_rgb(image)))
+    except UNREADABLE:  # packed with `--check header`
+        return Print(content)
 
 
-def _kept(prints: Sequence[Print], old: int) -> np.ndarray:
+def _kept(contents: np.ndarray, prints: _Prints, old: int) -> np.ndarray:
     """For each picture the one of its group that is packed: (n,) places; the `old` ones keep theirs."""
-    contents = np.frombuffer(b"".join(made.content for made in prints), "S32")
-    _, first, group = np.unique(contents, return_index=True, return_inverse=True)
-    parents = first[group]
-    looks = {place: made.looks for place, made in enumerate(prints) if made.looks}
-    if looks:
-        places = list(looks)
-        hashes = np.stack([look.hashes for look in looks.values()])
-        pairs = alike_pairs(hashes, np.stack([look.colours for look in looks.values()]))
-        _join(parents, ((places[a], places[b]) for a, b in pairs))
-    roots = np.array([_root(parents, place) for place in range(len(prints))], np.int64)
-    pixels = np.array([made.pixels for made in prints], np.int64)
-    numbers = np.arange(len(prints))
+    parents = contents.copy()
+    _join(parents, prints.alike())
+    roots = _roots(parents)
+    pixels = np.frombuffer(prints.pixels, np.int64)
+    numbers = np.arange(len(parents))
     order = np.lexsort((numbers, -pixels, numbers >= old))
-    best = np.empty(len(prints), np.int64)
+    best = np.empty(len(parents), np.int64)
     best[roots[order[::-1]]] = order[::-1]  # the last to be written, the first in order, stays
     kept = best[roots]
     kept[:old] = numbers[:old]
-    return kept
+    return np.asarray(kept)
 
 
 def _join(parents: np.ndarray, pairs: Iterable[tuple[int, int]]) -> None:
@@ -154,3 +223,9 @@ def _root(parents: np.ndarray, place: int) -> int:
         parents[place] = parents[parents[place]]
         place = int(parents[place])
     return place
+
+
+def _roots(parents: np.ndarray) -> np.ndarray:
+    while not np.array_equal(above := parents[parents], parents):
+        parents = above
+    return parents

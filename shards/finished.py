@@ -1,14 +1,14 @@
 """A finished set that pictures are appended to: which ones it has, and what it left out.
 
-A picture is one of the set if the set has the same name with the same bytes.
+A picture is one of the set if the set has the same name with the same bytes and the same box.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -49,42 +49,53 @@ def read_finished(store: Store, about: dict[str, Any]) -> Finished:
     return Finished(read_splits(store), classes, digest)
 
 
-def samples_in(finished: Finished) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The JSON and the picture's bytes of each sample.
+class Kept(NamedTuple):
+    """A picture of a finished set, its bytes unread."""
+
+    name: str  # the source's
+    content: bytes  # see `content_of`
+    read: Callable[[], bytes]
+
+
+def pictures_in(finished: Finished, workers: int) -> Iterator[Kept]:
+    """Its pictures in order; reads their JSON only.
 
     Raises:
         UserError: a sample without the packer's JSON.
     """
     for split in finished.splits.values():
         for shard in split.shards:
-            for row in read_index(split.store, shard):
-                yield _about(split.tars, row, shard), _member(split.tars, row, shard, "")
+            rows = read_index(split.store, shard)
+            yield from in_order(partial(_kept, split.tars, shard), rows, workers)
 
 
-def _about(tars: Store, row: np.void, shard: Shard) -> dict[str, Any]:
+def _kept(tars: Store, shard: Shard, row: np.void) -> Kept:
     try:
-        about = json.loads(_member(tars, row, shard, "json_"))
-        if isinstance(about["source"], str) and isinstance(about["sha256"], str):
-            return dict(about)
-    except (StoreError, ValueError, KeyError, TypeError, RecursionError):
+        about = json.loads(_member(tars, shard, row, "json_"))
+        sha256 = bytes.fromhex(about.get("source_sha256", about["sha256"]))
+        content = content_of(sha256, about.get("box"))
+        name = about["source"]
+        if isinstance(name, str):
+            return Kept(name, content, partial(_member, tars, shard, row, ""))
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise UserError(f"{shard.name} holds a sample without the packer's JSON: run shards.verify")
 
 
-def _member(tars: Store, row: np.void, shard: Shard, kind: str) -> bytes:
+def _member(tars: Store, shard: Shard, row: np.void, kind: str) -> bytes:
     return tars.read(shard.name, int(row[f"{kind}offset"]), int(row[f"{kind}size"]))
 
 
-def content_of(about: dict[str, Any]) -> str:
-    """The SHA-256 of the source's bytes of a sample."""
-    return str(about.get("source_sha256", about["sha256"]))
+def content_of(sha256: bytes, box: Sequence[int] | None) -> bytes:
+    """What tells a source's picture from others: the SHA-256 of its bytes, and of its box if any."""
+    return hashlib.sha256(sha256 + repr(tuple(box)).encode()).digest() if box else sha256
 
 
 def new_pictures(
     finished: Finished, source: Source, pictures: list[Item], workers: int, bar: tqdm
 ) -> list[Item]:
     """The pictures that a finished set doesn't have."""
-    known = {_key(about["source"], content_of(about)) for about, _ in samples_in(finished)}
+    known = {_key(kept.name, kept.content) for kept in pictures_in(finished, workers)}
     bar.reset(len(pictures))
     new = []
     results = in_order(partial(_is_known, known, source), pictures, workers)
@@ -97,20 +108,20 @@ def new_pictures(
 
 def _is_known(known: set[bytes], source: Source, item: Item) -> bool:
     try:
-        content = hashlib.sha256(source.read(item)).hexdigest()
+        sha256 = hashlib.sha256(source.read(item)).digest()
     except PictureError:
         return False  # packing it will say so
-    return _key(shown(item.name), content) in known
+    return _key(shown(item.name), content_of(sha256, item.box)) in known
 
 
-def _key(name: str, content: str) -> bytes:
+def _key(name: str, content: bytes) -> bytes:
     """16 bytes for a name and its content, because there may be millions."""
-    return hashlib.sha256(f"{content} {name}".encode()).digest()[:16]
+    return hashlib.sha256(content + name.encode()).digest()[:16]
 
 
-def lines_kept(store: Store, new: list[Item]) -> list[dict[str, str]]:
+def lines_kept(store: Store, again: Iterable[Item]) -> list[dict[str, str]]:
     """The lines of a set's rejected.jsonl but those of pictures that are tried again."""
-    names = {shown(item.name) for item in new}
+    names = {shown(item.name) for item in again}
     try:
         lines = [json.loads(line) for line in store.read_whole(REJECTED, MAX_MANIFEST).splitlines()]
         return [line for line in lines if line["source"] not in names]

@@ -53,7 +53,7 @@ def pack_one(job: Job, duplicates: Mapping[int, str], work: Work) -> Packed:
     except PictureError as error:
         return Packed(position, item, reason=str(error))
     is_untouched = made.data is original
-    about = {
+    about: dict[str, Any] = {
         "source": shown(item.name),
         "label": item.label,
         "width": made.width,
@@ -63,4 +63,6 @@ def pack_one(job: Job, duplicates: Mapping[int, str], work: Work) -> Packed:
     }
     if not is_untouched:
         about["source_sha256"] = content.hexdigest()
+    if item.box:
+        about["box"] = item.box
     return Packed(position, item, split, sample_of(made.data, made.extension, about))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dvae import __version__
 from dvae.data.manifest import Shard, write_shard_manifest
 from dvae.errors import UserError
-from dvae.files import whole_file
+from dvae.files import sha256, whole_file
 from shards import output, summary
 from shards.assembly import Assembly, Packed, Writer
 from shards.dedupe import DUPLICATES, NEAR, find_duplicates
@@ -50,8 +50,11 @@ def make_shards(job: Job, listing: Listing) -> Made:
         lines: list[dict[str, str]] = []
         if finished.shards:
             with _bar("comparing", stderr) as bar:
-                pictures = new_pictures(finished, job.source, pictures, options.workers, bar)
-            lines = lines_kept(place.store, pictures)
+                new = new_pictures(finished, job.source, pictures, options.workers, bar)
+            # A SOURCE that has none of the set's pictures is another, so equal names mean nothing.
+            is_grown = len(new) < len(pictures)
+            pictures = new
+            lines = lines_kept(place.store, pictures if is_grown else ())
         duplicates = _duplicates(job, pictures, stderr)
         names = sorted({*splits_of(listing.splits, options), *finished.splits})
         engine = stack.enter_context(closing(_engine(options)))
@@ -74,6 +77,8 @@ def make_shards(job: Job, listing: Listing) -> Made:
         "options": job.wanted,
         "counts": counted,
         "classes": sorted(assembly.labels | set(finished.classes)),
+        "ignored": dict(sorted(listing.ignored.items())),
+        "rejected_sha256": sha256(place.folder / output.REJECTED),
     }
     made = {name: [*_old_shards(job, name), *journal.shards.get(name, ())] for name in names}
     write_shard_manifest(place.folder, made, about)
@@ -84,7 +89,7 @@ def _bar(title: str, stderr: TextIO, total: int | None = None, start: int = 0) -
     return progress(title, stderr, "img", total, start)
 
 
-def _duplicates(job: Job, pictures: list[Item], stderr: TextIO) -> dict[int, str]:
+def _duplicates(job: Job, pictures: list[Item], stderr: TextIO) -> Mapping[int, str]:
     options = job.options
     if options.dedupe == "none":
         return {}

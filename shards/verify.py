@@ -4,12 +4,13 @@
     python -m shards.verify https://HOST/DIR     (or s3://BUCKET/DIR)
 
 Sizes and SHA-256 of each tar and index, the CRC-32 of each picture, that its JSON is JSON and agrees
-with the picture's SHA-256 where it names one, that no key stands twice in a split, and that the
-counts add up. Exit code 0: all right; 3: it falls short, and stdout has a line for each thing that
-does, `FILE: WHAT: REMEDY`. `--repair-index` makes damaged indexes anew from tars that are right.
-Remote shards come to the temporary folder (TMPDIR), a few at a time.
+with the picture's SHA-256 where it names one, that no key stands twice in a split, that the counts add
+up, and that rejected.jsonl is the one that was written. Exit code 0: all right; 3: it falls short, and
+stdout has a line for each thing that does, `FILE: WHAT: REMEDY`. `--repair-index` makes damaged indexes
+anew from tars that are right. Remote shards come to the temporary folder (TMPDIR), a few at a time.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -31,7 +32,7 @@ from dvae.errors import DataError, UserError, exit_code_of
 from dvae.files import MANIFEST
 from shards.damage import COPY, Checked, Problem, check_shard, sample_keys
 from shards.options import Parser
-from shards.output import REJECTED, is_unfinished
+from shards.output import MARK, REJECTED, is_unfinished
 from shards.parallel import in_order
 from shards.pictures import quiet
 from shards.progress import progress
@@ -143,19 +144,22 @@ def _check_names(store: Store, splits: dict[str, Split]) -> list[Problem]:
     """Tars that the manifest names twice, or doesn't name; a web server can't be asked for others."""
     named = Counter(shard.name for split in splits.values() for shard in split.shards)
     twice = [name for name, count in named.items() if count > 1]
-    strays = sorted(name for name in _tars(store) if name not in named)
+    problems = [Problem(name, f"is named twice by {MANIFEST}", COPY) for name in twice]
+    there = _names(store)
+    if MARK in there:
+        # The shards that aren't named yet belong to it, and it goes on with them.
+        what = f"says that a packing goes on or was killed; {MANIFEST} is of the one before"
+        return [*problems, Problem(MARK, what, "run its python -m shards.pack --append again")]
+    tars = sorted(name for name in there if name.endswith(".tar") and not name.startswith("."))
     remedy = "delete it, or run python -m shards.index if it belongs here"
-    return [
-        *(Problem(name, f"is named twice by {MANIFEST}", COPY) for name in twice),
-        *(Problem(name, f"is not named by {MANIFEST}", remedy) for name in strays),
-    ]
+    what = f"is not named by {MANIFEST}"
+    return [*problems, *(Problem(name, what, remedy) for name in tars if name not in named)]
 
 
-def _tars(store: Store) -> list[str]:
+def _names(store: Store) -> list[str]:
     if isinstance(store, LocalStore):
-        return [path.name for path in store.folder.glob("[!.]*.tar")]
-    there = store.names() if isinstance(store, ObjectStore) else []
-    return [name for name in there if name.endswith(".tar")]
+        return [path.name for path in store.folder.iterdir()]
+    return store.names() if isinstance(store, ObjectStore) else []
 
 
 def _check_counts(store: Store, splits: dict[str, Split]) -> list[Problem]:
@@ -170,18 +174,31 @@ def _check_counts(store: Store, splits: dict[str, Split]) -> list[Problem]:
         what = f"counts {counts.get('packed')} packed pictures, and its shards hold {packed}"
         problems.append(Problem(MANIFEST, what, COPY))
     left_out = sum(int(counts.get(kind, 0)) for kind in ("rejected", "duplicates"))
+    if counts.get("found") != packed + left_out:
+        what = (
+            f"counts {counts.get('found')} found pictures, and {packed} packed, {left_out} left out"
+        )
+        problems.append(Problem(MANIFEST, what, COPY))
     try:
-        lines = _lines(store, REJECTED)
+        lines, sha256 = _read(store, REJECTED)
     except StoreError as error:
         return [*problems, Problem(REJECTED, f"cannot be read ({error})", COPY)]
     if lines != left_out:
         what = f"has {lines} lines, and {MANIFEST} counts {left_out} pictures left out"
         problems.append(Problem(REJECTED, what, COPY))
+    elif about.get("rejected_sha256", sha256) != sha256:
+        what = f"does not have the SHA-256 that {MANIFEST} names"
+        problems.append(Problem(REJECTED, what, COPY))
     return problems
 
 
-def _lines(store: Store, name: str) -> int:
-    return sum(piece.count(b"\n") for piece in pieces_of(store, name, store.size(name)))
+def _read(store: Store, name: str) -> tuple[int, str]:
+    """How many lines a file has, and its SHA-256."""
+    lines, digest = 0, hashlib.sha256()
+    for piece in pieces_of(store, name, store.size(name)):
+        lines += piece.count(b"\n")
+        digest.update(piece)
+    return lines, digest.hexdigest()
 
 
 def _check_keys(opened: _Opened, results: list[Checked]) -> list[Problem]:

@@ -42,6 +42,17 @@ def test_a_folder_of_parquet_as_the_hub_serves_it_is_packed(tmp_path, capsys):
     assert "data/train-00000-of-00002.parquet/000000004" in names
 
 
+def test_another_file_under_the_same_name_is_not_packed_already(tmp_path, capsys):
+    path, out = tmp_path / "set.parquet", tmp_path / "out"
+    pq.write_table(table(range(3)), path)
+    assert main([str(path), str(out)]) == 0
+    assert main([str(path), str(out)]) == 0
+    assert "already packed" in capsys.readouterr().out
+    pq.write_table(table(range(3, 6)), path)
+    assert main([str(path), str(out)]) == 2
+    assert "the names or sizes of the pictures differ" in capsys.readouterr().err
+
+
 def test_one_file_with_plain_bytes_texts_and_gaps_is_packed(tmp_path):
     columns = {
         "jpg": [drawn(0), None, drawn(2), b""],

@@ -14,7 +14,7 @@ from shards.likeness import alike_pairs, looks_of
 from shards.pack import main
 from tests.test_pack import DOGS, make_source, manifest, needs_dogs, samples, tree
 
-KINDS = ("quality", "half", "mirror", "crop", "bright")
+KINDS = ("quality", "half", "mirror", "crop", "bright", "all")
 
 
 def varied(image, kind, draw):
@@ -26,10 +26,12 @@ def varied(image, kind, draw):
     if kind == "bright":
         return image.point(lambda level: min(255, int(level * 1.15)))
     if kind == "crop":
-        width, height = round(image.width * 0.92), round(image.height * 0.92)
+        width, height = round(image.width * 0.9), round(image.height * 0.9)
         left = int(draw.integers(0, image.width - width + 1))
         top = int(draw.integers(0, image.height - height + 1))
         return image.crop((left, top, left + width, top + height))
+    if kind == "all":
+        return ImageOps.mirror(varied(varied(image, "crop", draw), "half", draw))
     return image
 
 
@@ -42,7 +44,7 @@ def with_copies(paths, folder):
         for kind in ("original", *KINDS):
             target = folder / kind / f"{number:04d}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
-            quality = 40 if kind == "quality" else 90
+            quality = 40 if kind in ("quality", "all") else 90
             varied(image, kind, draw).save(target, quality=quality)
     return folder
 
@@ -71,7 +73,7 @@ def check_groups(out, count):
 @pytest.mark.slow
 @needs_dogs
 def test_crops_mirrored_and_re_encoded_photographs_are_found_and_different_dogs_stay(tmp_path):
-    paths = sorted((DOGS / "pets" / "images").glob("*.jpg"))[::40][:40]
+    paths = sorted((DOGS / "pets" / "images").glob("*.jpg"))[::2][:40]
     paths = paths or sorted((DOGS / "faces" / "train").rglob("*.jpg"))[::172]
     source = with_copies(paths, tmp_path / "photos")
     out = tmp_path / "out"
@@ -87,6 +89,39 @@ def test_copies_of_drawn_dogs_are_found_and_different_dogs_stay(tmp_path):
     out = tmp_path / "out"
     assert main([str(source), str(out), "--dedupe", "near", "--val", "0.4"]) == 0
     check_groups(out, 12)
+
+
+def test_copies_across_a_sources_own_splits_are_found(tmp_path):
+    lines = ["file,split"]
+    for number in range(6):
+        image = draw_dog(5, number, 160)[0]
+        image.save(tmp_path / f"{number}.png")
+        copy = varied(image, "all", np.random.default_rng(number))
+        copy.save(tmp_path / f"copy-{number}.jpg", quality=60)
+        own, other = ("train", "val") if number % 2 else ("val", "train")
+        lines += [f"{number}.png,{own}", f"copy-{number}.jpg,{other}"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "list.csv"), str(out), "--dedupe", "near"]) == 0
+    packed = {about["source"]: split for split, _, about in samples(out)}
+    assert packed == {f"{n}.png": ("val", "train")[n % 2] for n in range(6)}
+
+
+def test_pictures_with_damage_that_the_header_does_not_tell_stay_and_stop_nothing(tmp_path):
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in range(4):
+        draw_dog(3, number, 100)[0].save(source / f"{number}.jpg")
+    data = bytearray((source / "0.jpg").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 16] = b"\xff\xc4" * 8
+    out = tmp_path / "out"
+    arguments = [str(source), str(out), "--dedupe", "near", "--check", "header", "--append"]
+    for name in ("0.jpg", "4.jpg"):  # then with an old picture that is damaged
+        (source / name).write_bytes(data + name.encode() + b"\xff\xd9")
+        assert main(arguments) == 0
+    counts = manifest(out)["about"]["counts"]
+    assert counts == {"found": 5, "packed": 5, "rejected": 0, "duplicates": 0}
 
 
 def test_equal_bytes_are_left_out_and_say_of_which(tmp_path):

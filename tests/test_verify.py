@@ -14,9 +14,11 @@ from PIL import Image
 from dvae.data.index import SAMPLE, read_index, write_index
 from dvae.data.manifest import Shard, read_splits, write_shard_manifest
 from dvae.data.shard_list import index_name
+from shards.pack import main as pack
 from shards.tar import members
 from shards.verify import main
 from tests.fault_server import serving
+from tests.test_pack import make_source
 
 NAME = "train-000001.tar"
 
@@ -74,6 +76,10 @@ def test_an_index_is_made_anew_only_from_a_tar_that_is_right(folder, capsys):
     assert told(capsys, folder, 0, "--repair-index")
     assert path.read_bytes() == good
     path.unlink()
+    assert told(capsys, folder, 3)[0].startswith("train-000001.index.npy: ")
+    assert told(capsys, folder, 0, "--repair-index")
+    assert path.read_bytes() == good
+    path.unlink()
     tar = (folder / NAME).read_bytes()
     (folder / NAME).write_bytes(tar[:-1] + b"x")
     assert len(told(capsys, folder, 3, "--repair-index")) == 2
@@ -88,6 +94,36 @@ def test_missing_and_stray_files_are_named(folder, capsys):
         "rejected.jsonl: has 1 lines, and manifest.json counts 0 pictures left out",
         "train-000000.tar: is missing",
     ]
+
+
+def test_counts_that_do_not_add_up_and_another_list_of_rejected_ones_are_named(tmp_path, capsys):
+    out = tmp_path / "out"
+    source = make_source(tmp_path / "photos", 6, texts=2)
+    assert pack([str(source), str(out)]) == 0
+    told(capsys, out, 0)
+    path = out / "rejected.jsonl"
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b"text-0", b"text-2"))
+    (line,) = told(capsys, out, 3)
+    assert line.startswith("rejected.jsonl: does not have the SHA-256 that manifest.json names: ")
+    path.write_bytes(good)
+    told(capsys, out, 0)
+    path = out / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"found": 8', b'"found": 9'))
+    (line,) = told(capsys, out, 3)
+    assert line.startswith("manifest.json: counts 9 found pictures, and 6 packed, 2 left out: ")
+
+
+def test_while_shards_are_appended_none_of_them_is_a_stray_and_the_old_ones_are_checked(
+    folder, capsys
+):
+    (folder / ".packing").write_text("{}")
+    (folder / "train-000009.tar").write_bytes(b"new")
+    (line,) = told(capsys, folder, 3)
+    assert line.startswith(".packing: says that a packing goes on or was killed; ")
+    assert line.endswith(": run its python -m shards.pack --append again")
+    (folder / NAME).unlink()
+    assert len(told(capsys, folder, 3)) == 2
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": "other/9"}'])
