@@ -60,10 +60,17 @@ class Assembly:
         rejected: the file that receives the lines of what is left out.
         journal: receives each finished shard.
         done: what an earlier run finished of these pictures.
+        duplicates: why those that are duplicates are left out, by position; the next run finds them
+            again, so they aren't journaled.
     """
 
     def __init__(
-        self, writers: Mapping[str, Writer], rejected: BinaryIO, journal: Journal, done: Done
+        self,
+        writers: Mapping[str, Writer],
+        rejected: BinaryIO,
+        journal: Journal,
+        done: Done,
+        duplicates: Mapping[int, str],
     ) -> None:
         self.labels = {label for entry in done.entries for label in entry.labels}
         self.reasons: Counter[str] = Counter()
@@ -71,6 +78,7 @@ class Assembly:
         self._rejected = rejected
         self._journal = journal
         self._known = done.reasons
+        self._duplicates = duplicates
         self._new_places = array("Q")  # compact: there may be millions before a shard is full
         self._new_reasons: list[str] = []
         self._new_labels: set[str] = set()
@@ -86,8 +94,9 @@ class Assembly:
             start: position of the first result; those before are in finished shards or left out.
             bar: a progress bar.
         """
-        before = sorted(place for place in self._known if place < start)
-        self.write_lines(line_of(pictures[place], self._known[place]) for place in before)
+        for place in range(start):
+            if reason := self._duplicates.get(place) or self._known.get(place):
+                self.write_lines([line_of(pictures[place], reason)])
         for result in results:
             self._take(result)
             if not result.sample:
@@ -106,7 +115,7 @@ class Assembly:
                 self.labels.add(label)
                 self._new_labels.add(label)
         elif result.reason:
-            if result.position not in self._known:
+            if result.position not in self._known and result.position not in self._duplicates:
                 self._new_places.append(result.position)
                 self._new_reasons.append(sys.intern(result.reason))
             self.write_lines([line_of(result.item, result.reason)])

@@ -62,7 +62,7 @@ def make_shards(job: Job, listing: Listing) -> Made:
         rejected = stack.enter_context(whole_file(place.folder / output.REJECTED))
         journal = Journal(place.folder, job.digest, len(job.done.entries), engine.most_full)
         stack.enter_context(journal)
-        assembly = Assembly(writers, rejected, journal, job.done)
+        assembly = Assembly(writers, rejected, journal, job.done, duplicates)
         assembly.write_lines(lines)
         start = min(job.done.end(name) for name in names)
         work = islice(enumerate(pictures), start, None)
