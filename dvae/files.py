@@ -52,7 +52,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a whole JSON file, the same bytes for the same value."""
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+    pieces = json.JSONEncoder(indent=1, sort_keys=True).iterencode(value)
+    with whole_file(path) as file:  # at once, a million values would take 130 MB
+        file.writelines(piece.encode() for piece in pieces)
+        file.write(b"\n")
 
 
 def append(path: Path, data: bytes) -> None:

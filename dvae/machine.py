@@ -170,12 +170,21 @@ def available_memory() -> int | None:
         free = found["MemAvailable"]
     except (OSError, ValueError, KeyError):
         return None
-    group = Path("/sys/fs/cgroup")
+    room = room_of_group(Path("/sys/fs/cgroup"))
+    return free if room is None else min(free, room)
+
+
+def room_of_group(folder: Path) -> int | None:
+    """Bytes that a container (cgroup 2) may still take, its files' cache given back; None: no limit."""
     try:
-        most, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
-        return min(free, int(most) - int(used))
-    except (OSError, ValueError):  # no group, or "max"
-        return free
+        most, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+        lines = (folder / "memory.stat").read_text().splitlines()
+        cached = sum(
+            int(x.split()[1]) for x in lines if x.startswith(("inactive_file ", "active_file "))
+        )
+        return most - used + cached
+    except (OSError, ValueError, IndexError):  # no group, or "max"
+        return None
 
 
 def port(number: int, whose: str, remedy: str) -> Note:

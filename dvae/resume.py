@@ -71,11 +71,11 @@ def restored(checkpoints: Checkpoints, model: nn.Module, averages: bool, is_main
 
 def settle_data(
     state: State, sources: Sources, held_out: Sequence[Split], folder: Path, accept_new: bool
-) -> None:
+) -> bool:
     """Check that the data are still those that the run began with, wherever they lie now.
 
-    Changed ones begin a new epoch; with other validation data the best loss is looked for anew. What
-    an earlier version's checkpoint doesn't name isn't checked.
+    Changed ones begin a new epoch; with other validation data, or such as an earlier version's
+    checkpoint doesn't name, the best loss is looked for anew.
 
     Args:
         state: of the run; what it says of the data is brought up to date.
@@ -84,20 +84,24 @@ def settle_data(
         folder: of the checkpoints.
         accept_new: go on with data that changed.
 
+    Returns:
+        Whether they changed.
+
     Raises:
         DataError: the data changed, and that isn't accepted.
     """
     digest, of_held_out = sources.digest, digest_of(held_out)
     is_new = not digest.startswith(state.data)
     is_measured_anew = not of_held_out.startswith(state.held_out)
-    changed, effects = [], []
-    if is_new:
-        changed.append(f"the data {_changes(state.data, sources.splits, folder)}")
-        effects.append("a new epoch begins")
-    if is_measured_anew:
-        changed.append(f"the validation data {_changes(state.held_out, held_out, folder)}")
-        effects.append("the best loss is looked for anew")
-    if changed and not accept_new:
+    is_changed = is_new or is_measured_anew
+    if is_changed and not accept_new:
+        changed, effects = [], []
+        if is_new:
+            changed.append(f"the data {_changes(state.data, sources.splits, folder)}")
+            effects.append("a new epoch begins")
+        if is_measured_anew:
+            changed.append(f"the validation data {_changes(state.held_out, held_out, folder)}")
+            effects.append("the best loss is looked for anew")
         raise DataError(
             f"{'; '.join(changed)}: bring the shards back, choose another run.name, or go on with "
             f"the changed ones by --accept-new-data: {' and '.join(effects)}"
@@ -105,9 +109,10 @@ def settle_data(
     if is_new:
         state.earlier = [*state.earlier, state.step - state.first_step]
         state.first_epoch, state.first_step = state.epochs, state.step
-    if is_measured_anew:
+    if is_measured_anew or not state.held_out:
         state.best_loss, state.metrics, state.measured = None, {}, None
     state.data, state.held_out = digest[:DIGITS], of_held_out[:DIGITS]
+    return is_changed
 
 
 def note_data(state: State, sources: Sources, held_out: Sequence[Split], folder: Path) -> None:

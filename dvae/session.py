@@ -163,9 +163,9 @@ def set_up(
     judges.restore(state, before.path)
     if before.network:
         bare.load_state_dict(before.network)
-    settle_data(
-        state, streams.sources, streams.held_out.reader.splits, checkpoints.folder, accept_new_data
-    )
+    held_out = streams.held_out.reader.splits
+    is_changed = settle_data(state, streams.sources, held_out, checkpoints.folder, accept_new_data)
+    checkpoints.last = None if is_changed else checkpoints.last  # a finished run saves it again
     if accelerator.is_main_process:
         write_bytes(config.folder / RECIPE, to_toml(config).encode())
     engine = make_engine(accelerator, bare, optimizer, config.train, config.optim.max_grad_norm)

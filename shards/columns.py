@@ -13,6 +13,7 @@ packed in shuffled order, so large row groups make packing slow; the last few ar
 
 import bisect
 import functools
+import hashlib
 import json
 import os
 import re
@@ -32,6 +33,7 @@ from shards.sources import Item
 _PICTURES = ("image", "img", "jpg", "png", "bytes")
 _LABELS = ("label", "labels", "breed", "class")
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
+_END = 1 << 16  # bytes of a file that tell it from others; a parquet's footer lies there
 _MAX_GROUP = 1 << 30  # bytes of a parquet row group, unpacked
 
 
@@ -50,12 +52,11 @@ class Columns:
         for start, path in zip(self._starts, self.paths, strict=True):
             table = _opened(path)
             own = _split_of(path)
-            whole = path.stat().st_size
             for row, (label, split) in enumerate(table.notes()):
                 name = f"{path.parent.name}/{path.name}/{row:09d}".encode(
                     "utf-8", "surrogateescape"
                 )
-                yield Item(name, 0, label, None, split or own, start + row, whole)
+                yield Item(name, 0, label, None, split or own, start + row)
 
     def read(self, item: Item) -> bytes:
         """The bytes of a row's picture."""
@@ -66,6 +67,17 @@ class Columns:
         if len(data) > MAX_BYTES:
             raise PictureError(f"too large: {len(data)} bytes, more than {MAX_BYTES}")
         return data
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what tells the files from others without reading them: sizes and ends."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _END))
+                digest.update(b"%d\n" % size + file.read())
+        return digest.hexdigest()
 
     @cached_property
     def _starts(self) -> list[int]:

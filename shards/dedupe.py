@@ -81,8 +81,7 @@ class Duplicates(Mapping[int, str]):
         kept: for each position the place of the picture that is packed instead, or its own; old
             pictures have the first places, and those of positions follow.
         is_exact: for each position, whether that one has its very bytes.
-        names: of the old pictures that are packed instead of others, by place.
-        old: how many old pictures there are.
+        names: of the old pictures.
         pictures: in order.
     """
 
@@ -90,20 +89,19 @@ class Duplicates(Mapping[int, str]):
         self,
         kept: np.ndarray,
         is_exact: np.ndarray,
-        names: Mapping[int, str],
-        old: int,
+        names: Sequence[str],
         pictures: Sequence[Item],
     ) -> None:
         self._kept, self._is_exact = kept, is_exact
-        self._names, self._old, self._pictures = names, old, pictures
-        self._is_left_out = kept != np.arange(old, old + len(kept))
+        self._names, self._pictures = names, pictures
+        self._is_left_out = kept != np.arange(len(names), len(names) + len(kept))
 
     def __getitem__(self, position: int) -> str:
         if not self._is_left_out[position]:
             raise KeyError(position)
         place = int(self._kept[position])
-        is_old = place < self._old
-        name = self._names[place] if is_old else shown(self._pictures[place - self._old].name)
+        old = len(self._names)
+        name = self._names[place] if place < old else shown(self._pictures[place - old].name)
         if self._is_exact[position]:
             return f"{DUPLICATE}: has the bytes of {name}"
         return f"{NEAR_DUPLICATE}: looks like {name}"
@@ -141,10 +139,12 @@ def find_duplicates(
     """
     if form:
         load_imagehash()
+    names: list[str] = []
     prints = _Prints()
-    for made in in_order(partial(_old_print, form), pictures_in(finished, workers), workers):
+    for name, made in in_order(partial(_old_print, form), pictures_in(finished, workers), workers):
+        names.append(name)
         prints.add(made)
-    old = len(prints.pixels)
+    old = len(names)
     bar.reset(len(pictures))
     for made in in_order(partial(_print_of, source, form), pictures, workers):
         prints.add(made)
@@ -152,14 +152,11 @@ def find_duplicates(
     contents = prints.contents()
     kept = _kept(contents, prints, old)
     is_exact = contents == contents[kept]
-    wanted = set(kept[old:][kept[old:] < old].tolist())
-    again = enumerate(pictures_in(finished, workers)) if wanted else ()
-    names = {place: picture.name for place, picture in again if place in wanted}
-    return Duplicates(kept[old:], is_exact[old:], names, old, pictures)
+    return Duplicates(kept[old:], is_exact[old:], names, pictures)
 
 
-def _old_print(form: Form | None, kept: Kept) -> Print:
-    return _look(kept.content, kept.read()) if form else Print(kept.content)
+def _old_print(form: Form | None, kept: Kept) -> tuple[str, Print]:
+    return kept.name, _look(kept.content, kept.read()) if form else Print(kept.content)
 
 
 def _print_of(source: Source, form: Form | None, item: Item) -> Print:

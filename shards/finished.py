@@ -31,6 +31,7 @@ class Finished:
     splits: dict[str, Split]
     classes: tuple[str, ...] = ()
     sha256: str = ""  # of its manifest
+    left_out: int | None = None  # lines of its rejected.jsonl
 
     @property
     def shards(self) -> list[Shard]:
@@ -46,7 +47,9 @@ def read_finished(store: Store, about: dict[str, Any]) -> Finished:
     """The finished set in a folder; `about` is its manifest's."""
     classes = tuple(str(name) for name in about.get("classes", ()))
     digest = hashlib.sha256(store.read_whole(MANIFEST, MAX_MANIFEST)).hexdigest()
-    return Finished(read_splits(store), classes, digest)
+    counts = about.get("counts", {})
+    left_out = sum(int(counts.get(kind, 0)) for kind in ("rejected", "duplicates"))
+    return Finished(read_splits(store), classes, digest, left_out if counts else None)
 
 
 class Kept(NamedTuple):
@@ -119,11 +122,15 @@ def _key(name: str, content: bytes) -> bytes:
     return hashlib.sha256(content + name.encode()).digest()[:16]
 
 
-def lines_kept(store: Store, again: Iterable[Item]) -> list[dict[str, str]]:
-    """The lines of a set's rejected.jsonl but those of pictures that are tried again."""
+def lines_kept(store: Store, finished: Finished, again: Iterable[Item]) -> list[dict[str, str]]:
+    """The lines of a set's rejected.jsonl but those of pictures that are tried again.
+
+    A run that was killed before the manifest may have written its own lines behind them.
+    """
     names = {shown(item.name) for item in again}
     try:
         lines = [json.loads(line) for line in store.read_whole(REJECTED, MAX_MANIFEST).splitlines()]
+        lines = lines[: finished.left_out]
         return [line for line in lines if line["source"] not in names]
     except (StoreError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(

@@ -35,7 +35,7 @@ from dvae.errors import UserError, exit_code_of
 from dvae.files import MANIFEST, locked, remove_unfinished, sha256, whole_file
 from shards.foreign import NOTES, PICTURES, Skipped, samples_of
 from shards.options import Parser
-from shards.output import is_unfinished
+from shards.output import half_made
 from shards.parallel import in_order
 from shards.pictures import quiet
 from shards.progress import progress
@@ -161,8 +161,8 @@ def _tars(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{str(folder)!r} is not a folder: give the folder that holds the tars")
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    if is_unfinished(folder):
-        raise UserError(f"{str(folder)!r} is half packed: run its python -m shards.pack again")
+    if problem := half_made(folder):
+        raise UserError(problem)
     tars = [name for name in names if name.endswith(".tar") and not name.startswith(".")]
     if not tars:
         packed = [name for name in names if re.search(r"\.(tgz|tar\.\w+)$", name)]

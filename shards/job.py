@@ -64,5 +64,5 @@ def pack_one(job: Job, duplicates: Mapping[int, str], work: Work) -> Packed:
     if not is_untouched:
         about["source_sha256"] = content.hexdigest()
     if item.box:
-        about["box"] = item.box
+        about["box"] = [int(corner) for corner in item.box]
     return Packed(position, item, split, sample_of(made.data, made.extension, about))

@@ -54,7 +54,7 @@ def make_shards(job: Job, listing: Listing) -> Made:
             # A SOURCE that has none of the set's pictures is another, so equal names mean nothing.
             is_grown = len(new) < len(pictures)
             pictures = new
-            lines = lines_kept(place.store, pictures if is_grown else ())
+            lines = lines_kept(place.store, finished, pictures if is_grown else ())
         duplicates = _duplicates(job, pictures, stderr)
         names = sorted({*splits_of(listing.splits, options), *finished.splits})
         engine = stack.enter_context(closing(_engine(options)))
@@ -76,9 +76,9 @@ def make_shards(job: Job, listing: Listing) -> Made:
         "made_by": f"shards.pack of dvae {__version__} with Pillow {pillow_version}",
         "options": job.wanted,
         "counts": counted,
-        "classes": sorted(assembly.labels | set(finished.classes)),
-        "ignored": dict(sorted(listing.ignored.items())),
+        "ignored": dict(listing.ignored),
         "rejected_sha256": sha256(place.folder / output.REJECTED),
+        "classes": sorted(assembly.labels | set(finished.classes)),
     }
     made = {name: [*_old_shards(job, name), *journal.shards.get(name, ())] for name in names}
     write_shard_manifest(place.folder, made, about)

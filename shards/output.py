@@ -8,12 +8,11 @@ While shards are appended, the manifest of the finished ones stands.
 import json
 import re
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import Any
 
 from dvae.data.index import missing_shards
 from dvae.data.manifest import MAX_MANIFEST, Shard, read_splits
-from dvae.data.storage import StoreError
+from dvae.data.storage import Location, StoreError, open_store
 from dvae.errors import UserError
 from dvae.files import MANIFEST, TEMPORARY, write_json
 from shards.place import Place
@@ -23,7 +22,7 @@ MARK = ".packing"
 _OURS = re.compile(
     rf"[\w-]+-\d{{6,}}\.(tar|index\.npy)|\.journal-\d{{6,}}\.json|{re.escape(REJECTED)}", re.ASCII
 )
-_MAY_GROW = {"pictures", "boxes"}  # what --append may differ in
+_MAY_GROW = {"pictures", "files", "boxes"}  # what --append may differ in
 
 
 def find_finished(place: Place) -> dict[str, Any] | None:
@@ -78,7 +77,10 @@ def check_unfinished(place: Place, options: dict[str, Any]) -> None:
 
 
 def _differing(had: dict[str, Any], asked: dict[str, Any]) -> set[str]:
-    return {key for key in had.keys() | asked.keys() if had.get(key) != asked.get(key)}
+    keys = had.keys() | asked.keys()
+    if "files" not in had:  # older versions didn't look at them
+        keys -= {"files"}
+    return {key for key in keys if had.get(key) != asked.get(key)}
 
 
 def _made_otherwise(
@@ -94,6 +96,8 @@ def _made_otherwise(
 def _difference(key: str, had: Any, asked: Any) -> str:
     if key == "pictures":
         return "the names or sizes of the pictures differ"
+    if key == "files":
+        return "the files that hold the pictures differ"
     if key == "boxes" and had and asked:
         return "another boxes file"
     return f"{key}: {had if key != 'boxes' else bool(had)}, asked {asked}"
@@ -130,9 +134,25 @@ def names_of(shards: Iterable[Shard]) -> set[str]:
     return {name for shard in shards for name in (shard.name, shard.index_name)}
 
 
-def is_unfinished(folder: Path) -> bool:
-    """Whether a run of ours began in `folder` and hasn't written its manifest."""
-    return (folder / MARK).exists() and not (folder / MANIFEST).exists()
+def half_made(location: Location) -> str:
+    """What a run that works in a folder of ours, or was killed there, leaves to do; "" if nothing."""
+    store = open_store(location)
+    try:
+        mark = store.read_whole(MARK, MAX_MANIFEST)
+    except StoreError:
+        return ""
+    try:
+        about = json.loads(store.read_whole(MANIFEST, MAX_MANIFEST))["about"]
+        if about["options"] == json.loads(mark):
+            return ""  # only the mark is left
+    except StoreError:
+        return f"{store.shown!r} is half packed: run its python -m shards.pack again"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return (
+        f"{store.shown!r} is half appended: run its python -m shards.pack --append again, unless it is "
+        f"still at work"
+    )
 
 
 def finish(place: Place) -> None:

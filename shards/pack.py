@@ -31,6 +31,7 @@ from dvae.errors import FULL, DataError, ResourceError, UserError, exit_code_of
 from dvae.files import locked
 from shards import output, summary
 from shards.boxes import choose_boxes
+from shards.columns import Columns
 from shards.finished import Finished, read_finished
 from shards.form import Form
 from shards.job import Job
@@ -72,6 +73,8 @@ def pack(options: Options) -> None:
             f"{summary.ignored(listing)}: give the folder that holds the pictures themselves"
         )
     wanted = _options_of_the_bytes(options, listing)
+    if isinstance(source, Columns):
+        wanted["files"] = source.digest
     wanted["boxes"] = choose_boxes(options, listing)
     if options.ignore_splits:
         listing.pictures = [item._replace(split=None) for item in listing.pictures]

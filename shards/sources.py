@@ -34,7 +34,6 @@ class Item(NamedTuple):
     box: Box | None = None  # the source's own
     split: str | None = None  # the source's own
     place: int = 0  # where the source finds it; means something to the source only
-    whole: int = 0  # bytes of the file that holds it among others, which tell that it was edited
 
 
 class Source(Protocol):
@@ -115,7 +114,7 @@ class Listing:
 
 
 def _line(item: Item) -> bytes:
-    line = b"%d %d %s\n" % (item.size or item.whole, len(item.name), item.name)
+    line = b"%d %d %s\n" % (item.size, len(item.name), item.name)
     if item.box or item.split or item.label != label_of(item.name):
         line += repr((item.label, item.box, item.split)).encode()
     return line

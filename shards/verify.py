@@ -4,10 +4,10 @@
     python -m shards.verify https://HOST/DIR     (or s3://BUCKET/DIR)
 
 Sizes and SHA-256 of each tar and index, the CRC-32 of each picture, that its JSON is JSON and agrees
-with the picture's SHA-256 where it names one, that no key stands twice in a split, that the counts add
-up, and that rejected.jsonl is the one that was written. Exit code 0: all right; 3: it falls short, and
-stdout has a line for each thing that does, `FILE: WHAT: REMEDY`. `--repair-index` makes damaged indexes
-anew from tars that are right. Remote shards come to the temporary folder (TMPDIR), a few at a time.
+with the picture's SHA-256 where it names one, that no key stands twice in a split, that the counts
+add up, and the list of what was left out. Exit code 0: all right; 3: it falls short, and stdout has a
+line for each thing that does, `FILE: WHAT: REMEDY`. `--repair-index` makes damaged indexes anew from
+tars that are right. Remote shards come to the temporary folder (TMPDIR), a few at a time.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from dvae.errors import DataError, UserError, exit_code_of
 from dvae.files import MANIFEST
 from shards.damage import COPY, Checked, Problem, check_shard, sample_keys
 from shards.options import Parser
-from shards.output import MARK, REJECTED, is_unfinished
+from shards.output import REJECTED, half_made
 from shards.parallel import in_order
 from shards.pictures import quiet
 from shards.progress import progress
@@ -80,17 +80,15 @@ def manifest_of(store: Store) -> dict[str, Split]:
         UserError: no such folder.
         DataError: it's half packed, or its manifest is missing or damaged.
     """
-    if isinstance(store, LocalStore):
-        if not store.folder.is_dir():
-            raise UserError(
-                f"{store.shown!r} is not a folder: give the folder that holds the shards"
-            )
-        if is_unfinished(store.folder):
-            raise DataError(f"{store.shown!r} is half packed: run its python -m shards.pack again")
+    if isinstance(store, LocalStore) and not store.folder.is_dir():
+        raise UserError(f"{store.shown!r} is not a folder: give the folder that holds the shards")
     try:
-        return read_splits(store)
+        splits = read_splits(store)
     except UserError as error:
-        raise DataError(str(error)) from None
+        raise DataError(half_made(store) or str(error)) from None
+    if problem := half_made(store):
+        raise DataError(problem)
+    return splits
 
 
 def verify(
@@ -144,22 +142,19 @@ def _check_names(store: Store, splits: dict[str, Split]) -> list[Problem]:
     """Tars that the manifest names twice, or doesn't name; a web server can't be asked for others."""
     named = Counter(shard.name for split in splits.values() for shard in split.shards)
     twice = [name for name, count in named.items() if count > 1]
-    problems = [Problem(name, f"is named twice by {MANIFEST}", COPY) for name in twice]
-    there = _names(store)
-    if MARK in there:
-        # The shards that aren't named yet belong to it, and it goes on with them.
-        what = f"says that a packing goes on or was killed; {MANIFEST} is of the one before"
-        return [*problems, Problem(MARK, what, "run its python -m shards.pack --append again")]
-    tars = sorted(name for name in there if name.endswith(".tar") and not name.startswith("."))
+    strays = sorted(name for name in _tars(store) if name not in named)
     remedy = "delete it, or run python -m shards.index if it belongs here"
-    what = f"is not named by {MANIFEST}"
-    return [*problems, *(Problem(name, what, remedy) for name in tars if name not in named)]
+    return [
+        *(Problem(name, f"is named twice by {MANIFEST}", COPY) for name in twice),
+        *(Problem(name, f"is not named by {MANIFEST}", remedy) for name in strays),
+    ]
 
 
-def _names(store: Store) -> list[str]:
+def _tars(store: Store) -> list[str]:
     if isinstance(store, LocalStore):
-        return [path.name for path in store.folder.iterdir()]
-    return store.names() if isinstance(store, ObjectStore) else []
+        return [path.name for path in store.folder.glob("[!.]*.tar")]
+    there = store.names() if isinstance(store, ObjectStore) else []
+    return [name for name in there if name.endswith(".tar")]
 
 
 def _check_counts(store: Store, splits: dict[str, Split]) -> list[Problem]:
@@ -168,37 +163,39 @@ def _check_counts(store: Store, splits: dict[str, Split]) -> list[Problem]:
     counts = about.get("counts") if isinstance(about, dict) else None
     if not isinstance(counts, dict):
         return []
+    kinds = ("found", "packed", "rejected", "duplicates")
+    told = [counts.get(kind, 0) for kind in kinds]
+    if not all(isinstance(count, int) for count in told):
+        return [Problem(MANIFEST, "has counts that are no whole numbers", COPY)]
     problems = []
-    packed = sum(int(split.counts.sum()) for split in splits.values())
-    if counts.get("packed") != packed:
-        what = f"counts {counts.get('packed')} packed pictures, and its shards hold {packed}"
+    found, packed, rejected, duplicates = told
+    held = sum(int(split.counts.sum()) for split in splits.values())
+    if packed != held:
+        what = f"counts {packed} packed pictures, and its shards hold {held}"
         problems.append(Problem(MANIFEST, what, COPY))
-    left_out = sum(int(counts.get(kind, 0)) for kind in ("rejected", "duplicates"))
-    if counts.get("found") != packed + left_out:
-        what = (
-            f"counts {counts.get('found')} found pictures, and {packed} packed, {left_out} left out"
-        )
+    if found != packed + rejected + duplicates:
+        parts = f"{packed} packed, {rejected} rejected and {duplicates} duplicates"
+        what = f"counts {found} pictures found, and {parts}"
         problems.append(Problem(MANIFEST, what, COPY))
+    return problems + _check_rejected(store, rejected + duplicates, about.get("rejected_sha256"))
+
+
+def _check_rejected(store: Store, left_out: int, sha256: str | None) -> list[Problem]:
+    """The list of what was left out; a set packed by an older version has no SHA-256 of it."""
+    lines, digest = 0, hashlib.sha256()
     try:
-        lines, sha256 = _read(store, REJECTED)
+        for piece in pieces_of(store, REJECTED, store.size(REJECTED)):
+            lines += piece.count(b"\n")
+            digest.update(piece)
     except StoreError as error:
-        return [*problems, Problem(REJECTED, f"cannot be read ({error})", COPY)]
+        return [Problem(REJECTED, f"cannot be read ({error})", COPY)]
     if lines != left_out:
         what = f"has {lines} lines, and {MANIFEST} counts {left_out} pictures left out"
-        problems.append(Problem(REJECTED, what, COPY))
-    elif about.get("rejected_sha256", sha256) != sha256:
+        return [Problem(REJECTED, what, COPY)]
+    if sha256 and digest.hexdigest() != sha256:
         what = f"does not have the SHA-256 that {MANIFEST} names"
-        problems.append(Problem(REJECTED, what, COPY))
-    return problems
-
-
-def _read(store: Store, name: str) -> tuple[int, str]:
-    """How many lines a file has, and its SHA-256."""
-    lines, digest = 0, hashlib.sha256()
-    for piece in pieces_of(store, name, store.size(name)):
-        lines += piece.count(b"\n")
-        digest.update(piece)
-    return lines, digest.hexdigest()
+        return [Problem(REJECTED, what, COPY)]
+    return []
 
 
 def _check_keys(opened: _Opened, results: list[Checked]) -> list[Problem]:

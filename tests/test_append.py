@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from dvae.data.index import read_index
 from dvae.data.manifest import read_splits
 from dvae.data.storage import LocalStore
-from shards.finished import Finished, pictures_in
+from shards.index import main as index
 from shards.pack import main
 from shards.verify import main as verify
 from tests.test_pack import make_source, manifest, picture, samples, tree
@@ -131,53 +130,6 @@ def test_a_rejected_picture_that_was_mended_is_one_and_one_of_another_source_is_
     assert verify([str(out)]) == 0
 
 
-def listed(folder, out, lines, *flags):
-    """Append what a list of 0.jpg and 1.jpg says, with its boxes."""
-    (folder / "list.csv").write_text("\n".join(["file,x0,y0,x1,y1", *lines]))
-    arguments = [str(folder / "list.csv"), str(out), "--boxes", "source", "--append", *flags]
-    assert main(arguments) == 0
-    return manifest(out)["about"]["counts"]
-
-
-def test_a_second_box_of_a_picture_is_another_sample(tmp_path):
-    picture(0).save(tmp_path / "0.jpg")
-    out = tmp_path / "out"
-    first, second = "0.jpg,0,0,10,10", "0.jpg,10,10,20,22"
-    assert listed(tmp_path, out, [first])["packed"] == 1
-    assert listed(tmp_path, out, [first, second])["packed"] == 2
-    assert listed(tmp_path, out, [first, second])["found"] == 2
-    assert [about["box"] for _, _, about in samples(out)] == [[0, 0, 10, 10], [10, 10, 20, 22]]
-
-
-def test_equal_bytes_with_an_equal_box_are_left_out_and_the_whole_picture_is_not(tmp_path):
-    picture(0).save(tmp_path / "0.jpg")
-    shutil.copy(tmp_path / "0.jpg", tmp_path / "1.jpg")
-    out, flags = tmp_path / "out", ("--dedupe", "exact")
-    old = "0.jpg,0,0,10,10"
-    assert listed(tmp_path, out, [old], *flags)["packed"] == 1
-    equal, whole = "1.jpg,0,0,10,10", "1.jpg,,,,"
-    counts = listed(tmp_path, out, [old, equal, whole], *flags)
-    assert counts == {"found": 3, "packed": 2, "rejected": 0, "duplicates": 1}
-    assert reasons_of(out) == [("1.jpg", "duplicate: h")]
-
-
-def test_of_old_pictures_the_json_alone_is_read(source, tmp_path):
-    append(source, tmp_path / "out")
-    read = []
-
-    class Counting(LocalStore):
-        def read(self, name, start, size):
-            read.append(size)
-            return super().read(name, start, size)
-
-    splits = read_splits(Counting(tmp_path / "out"))
-    names = {kept.name for kept in pictures_in(Finished(splits), 2)}
-    assert len(names) == 24
-    rows = [read_index(tmp_path / "out", s) for split in splits.values() for s in split.shards]
-    sizes = np.concatenate([row["json_size"] for row in rows])
-    assert sorted(size for size in read if size) == sorted(sizes.tolist())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["opened:2", "member:7", "flushed:3", "renamed:6", "renamed:11"])
 def test_appending_that_is_killed_goes_on_and_the_old_set_stands_meanwhile(point, source, tmp_path):
@@ -197,4 +149,67 @@ def test_appending_that_is_killed_goes_on_and_the_old_set_stands_meanwhile(point
         assert split
         assert all((out / s["name"]).read_bytes() == old[s["name"]] for s in split), name
     append(source, out)
+    assert tree(out) == tree(tmp_path / "undisturbed")
+
+
+def test_a_half_appended_set_is_called_so_until_it_is_whole(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    append(source, out)
+    add(source)
+    command = [sys.executable, "-m", "shards.pack", str(source), str(out), *FLAGS, "--append"]
+    environment = os.environ | {"DVAE_FAILPOINT": "renamed:6"}
+    subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    capsys.readouterr()
+    assert verify([str(out)]) == 3
+    said = capsys.readouterr()
+    assert "half appended: run its python -m shards.pack --append again" in said.err
+    assert "delete" not in said.out
+    assert index([str(out)]) == 2
+    append(source, out)
+    assert verify([str(out)]) == 0
+    mark = manifest(out)["about"]["options"]
+    (out / ".packing").write_text(json.dumps(mark))  # as after a kill in the very last step
+    assert verify([str(out)]) == 0
+
+
+@pytest.mark.parametrize("dedupe", ["none", "exact"])
+def test_of_the_old_samples_nothing_but_the_json_is_read(dedupe, source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    append(source, out, "--dedupe", dedupe)
+    notes = sum(
+        int(rows["json_size"].sum())
+        for split in read_splits(out).values()
+        for rows in (read_index(out, shard) for shard in split.shards)
+    )
+    add(source)
+    sizes = []
+    read = LocalStore.read
+
+    def recorded(store, name, offset, size):
+        sizes.append(size)
+        return read(store, name, offset, size)
+
+    monkeypatch.setattr(LocalStore, "read", recorded)
+    append(source, out, "--dedupe", dedupe)
+    assert sum(sizes) == notes * (1 if dedupe == "none" else 2)
+
+
+def test_lines_of_another_source_stand_once_after_a_kill_between_them_and_the_manifest(
+    source, tmp_path
+):
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    for folder in (source, other):
+        (folder / "bad.jpg").write_bytes(b"text")
+    append(source, out)
+    picture(300).save(other / "0.jpg")
+    shutil.copytree(out, tmp_path / "undisturbed")
+    append(other, tmp_path / "undisturbed")
+    command = [sys.executable, "-m", "shards.pack", str(other), str(out), *FLAGS, "--append"]
+    environment = os.environ | {"DVAE_FAILPOINT": "renamed:5"}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert len(reasons_of(out)) == 2
+    assert manifest(out)["about"]["counts"]["rejected"] == 1
+    append(other, out)
     assert tree(out) == tree(tmp_path / "undisturbed")

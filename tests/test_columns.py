@@ -42,17 +42,6 @@ def test_a_folder_of_parquet_as_the_hub_serves_it_is_packed(tmp_path, capsys):
     assert "data/train-00000-of-00002.parquet/000000004" in names
 
 
-def test_another_file_under_the_same_name_is_not_packed_already(tmp_path, capsys):
-    path, out = tmp_path / "set.parquet", tmp_path / "out"
-    pq.write_table(table(range(3)), path)
-    assert main([str(path), str(out)]) == 0
-    assert main([str(path), str(out)]) == 0
-    assert "already packed" in capsys.readouterr().out
-    pq.write_table(table(range(2, 5)), path)  # with the same labels
-    assert main([str(path), str(out)]) == 2
-    assert "the names or sizes of the pictures differ" in capsys.readouterr().err
-
-
 def test_one_file_with_plain_bytes_texts_and_gaps_is_packed(tmp_path):
     columns = {
         "jpg": [drawn(0), None, drawn(2), b""],
@@ -104,3 +93,29 @@ def test_without_pyarrow_the_message_says_what_to_install(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "needs pyarrow, which is absent: pip install 'dvae[parquet]'" in done.stderr
+
+
+def test_other_pictures_under_the_same_names_are_not_already_packed(tmp_path, capsys):
+    old, new = (tmp_path / folder / "set" / "x.parquet" for folder in ("old", "new"))
+    for path, numbers in ((old, (0, 1, 2)), (new, (0, 1, 8))):
+        path.parent.mkdir(parents=True)
+        pq.write_table(table(numbers), path)
+    out = tmp_path / "out"
+    assert main([str(old), str(out)]) == 0
+    assert main([str(new), str(out)]) == 2
+    assert "made otherwise (the files that hold the pictures differ)" in capsys.readouterr().err
+    assert main([str(new), str(out), "--append"]) == 0
+    assert set(got(out)) == {drawn(number) for number in (0, 1, 2, 8)}
+    assert main([str(new), str(out)]) == 0
+    assert "already packed" in capsys.readouterr().out
+
+
+def test_a_set_packed_before_files_were_told_apart_is_still_the_same(tmp_path, capsys):
+    path, out = tmp_path / "x.parquet", tmp_path / "out"
+    pq.write_table(table(range(3)), path)
+    assert main([str(path), str(out)]) == 0
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    del manifest["about"]["options"]["files"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert main([str(path), str(out)]) == 0
+    assert "already packed" in capsys.readouterr().out

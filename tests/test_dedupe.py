@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from shards.drawn_dogs import draw_dog
 from shards.likeness import alike_pairs, looks_of
 from shards.pack import main
+from tests.pictures_on_disk import encoded
 from tests.test_pack import DOGS, make_source, manifest, needs_dogs, samples, tree
 
 KINDS = ("quality", "half", "mirror", "crop", "bright", "all")
@@ -112,23 +113,6 @@ def test_copies_across_a_sources_own_splits_are_found(tmp_path):
     assert packed == {f"{n}.png": ("val", "train")[n % 2] for n in range(6)}
 
 
-def test_pictures_with_damage_that_the_header_does_not_tell_stay_and_stop_nothing(tmp_path):
-    source = tmp_path / "photos"
-    source.mkdir()
-    for number in range(4):
-        draw_dog(3, number, 100)[0].save(source / f"{number}.jpg")
-    data = bytearray((source / "0.jpg").read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 16] = b"\xff\xc4" * 8
-    out = tmp_path / "out"
-    arguments = [str(source), str(out), "--dedupe", "near", "--check", "header", "--append"]
-    for name in ("0.jpg", "4.jpg"):  # then with an old picture that is damaged
-        (source / name).write_bytes(data + name.encode() + b"\xff\xd9")
-        assert main(arguments) == 0
-    counts = manifest(out)["about"]["counts"]
-    assert counts == {"found": 5, "packed": 5, "rejected": 0, "duplicates": 0}
-
-
 def test_equal_bytes_are_left_out_and_say_of_which(tmp_path):
     source = make_source(tmp_path / "photos", 12)
     data = (source / "chow" / "0.jpg").read_bytes()
@@ -175,6 +159,64 @@ def test_one_picture_with_two_boxes_is_two(tmp_path):
     arguments = [str(source), str(out), "--boxes", str(boxes), "--dedupe", "near"]
     assert main(arguments) == 0
     assert manifest(out)["about"]["counts"]["packed"] == 2
+
+
+def damaged_jpeg(number):
+    """A small JPEG whose header and end are right, and whose data isn't."""
+    data = bytearray(encoded(draw_dog(1, number, 64)[0]))
+    data[len(data) // 2 : -2] = b"\xff\xc4" * ((len(data) - 2 - len(data) // 2) // 2)
+    return bytes(data)
+
+
+def test_damage_that_check_header_believes_ends_no_run_and_stands_for_no_group(tmp_path):
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in range(4):
+        draw_dog(1, number, 64)[0].save(source / f"{number}.jpg")
+        (source / f"damaged-{number}.jpg").write_bytes(damaged_jpeg(number))
+    out = tmp_path / "out"
+    arguments = [str(source), str(out), "--dedupe", "near", "--check", "header", "--append"]
+    assert main(arguments) == 0
+    assert manifest(out)["about"]["counts"]["packed"] == 8
+    draw_dog(1, 9, 64)[0].save(source / "new.jpg")
+    assert main(arguments) == 0  # looks at the damaged ones of the set too
+    assert manifest(out)["about"]["counts"]["packed"] == 9
+
+
+@pytest.mark.parametrize("dedupe", ["none", "exact"])
+def test_a_further_box_of_an_old_picture_is_appended_and_an_old_box_is_not(dedupe, tmp_path):
+    source = tmp_path / "photos"
+    source.mkdir()
+    draw_dog(0, 1, 64)[0].save(source / "a.png")
+    out = tmp_path / "out"
+    listed = tmp_path / "list.jsonl"
+    arguments = [str(listed), str(out), "--boxes", "source", "--dedupe", dedupe, "--append"]
+    boxes = [[0, 0, 30, 30], [30, 30, 64, 64], None]
+    for count in (1, 2, 3):
+        lines = [{"file": "photos/a.png"} | ({"box": box} if box else {}) for box in boxes[:count]]
+        listed.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert main(arguments) == 0
+        assert [about.get("box") for _, _, about in samples(out)] == boxes[:count]
+        counts = manifest(out)["about"]["counts"]
+        assert counts == {"found": count, "packed": count, "rejected": 0, "duplicates": 0}
+
+
+def test_an_equal_file_with_an_equal_box_is_a_duplicate_of_the_old_one(tmp_path):
+    source = tmp_path / "photos"
+    source.mkdir()
+    draw_dog(0, 1, 64)[0].save(source / "a.png")
+    (source / "b.png").write_bytes((source / "a.png").read_bytes())
+    out = tmp_path / "out"
+    listed = tmp_path / "list.jsonl"
+    arguments = [str(listed), str(out), "--boxes", "source", "--dedupe", "exact", "--append"]
+    lines = [json.dumps({"file": f"photos/{n}.png", "box": [0, 0, 30, 30]}) + "\n" for n in "ab"]
+    listed.write_text(lines[0])
+    assert main(arguments) == 0
+    listed.write_text("".join(lines))
+    assert main(arguments) == 0
+    assert left_out(out) == [
+        {"reason": "duplicate: has the bytes of photos/a.png", "source": "photos/b.png"}
+    ]
 
 
 def test_appended_copies_of_old_pictures_are_left_out(tmp_path):

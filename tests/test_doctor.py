@@ -169,3 +169,14 @@ def test_a_narrow_machine_is_warned_of_and_a_folder_that_is_none_is_wrong(tmp_pa
     ):
         assert told[subject].startswith(verdict)
         assert remedy in told[subject]
+
+
+def test_what_a_container_keeps_of_files_is_no_memory_that_it_lacks(tmp_path):
+    for name, text in (("max", "8000\n"), ("current", "7900\n"), ("stat", "anon 200\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert machine.room_of_group(tmp_path) == 100
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 7000\nactive_file 600\nslab 9\n")
+    assert machine.room_of_group(tmp_path) == 7700
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.room_of_group(tmp_path) is None
+    assert machine.room_of_group(tmp_path / "none") is None

@@ -1,12 +1,14 @@
 """dvae/files.py: what has its final name is whole."""
 
 import contextlib
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
@@ -38,6 +40,17 @@ def test_whole_file_leaves_the_old_one_when_the_block_fails(tmp_path):
         raise RuntimeError
     assert (tmp_path / "a").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_write_json_never_holds_the_whole_text(tmp_path):
+    values = list(range(100_000))
+    tracemalloc.start()
+    try:
+        write_json(tmp_path / "a", values)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+    assert json.loads((tmp_path / "a").read_bytes()) == values
 
 
 def test_write_json_gives_the_same_bytes_for_the_same_value(tmp_path):

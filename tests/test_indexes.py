@@ -1,6 +1,7 @@
 """Indexes in memory: bounded by bytes, and never believed unchecked."""
 
 import hashlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,13 +19,14 @@ ROWS, SHARDS = 2 * RUN + 22, 6
 class Counting(LocalStore):
     """A folder that counts what is read of it."""
 
-    wholes = bytes = 0
+    wholes = reads = bytes = 0
 
     def read_whole(self, name, limit):
         self.wholes += 1
         return super().read_whole(name, limit)
 
     def read(self, name, offset, size):
+        self.reads += 1
         self.bytes += size
         return super().read(name, offset, size)
 
@@ -62,6 +64,21 @@ def test_each_index_is_read_whole_once_and_then_only_the_rows_that_are_wanted(sp
     assert split.store.bytes <= len(places) * RUN * SAMPLE.itemsize
 
 
+def test_windows_of_an_index_that_was_let_go_read_their_runs_in_one_piece(split):
+    indexes = indexes_of(split, kept=1)
+    expected = [read_index(split.store, shard) for shard in split.shards]
+    for number in range(SHARDS):
+        indexes.some(number, 0, 1)
+    split.store.wholes = 0
+    for start, count in ((0, 32), (RUN - 2, 5), (3, ROWS - 3), (ROWS - 1, 1)):
+        split.store.reads = split.store.bytes = 0
+        rows = indexes.some(0, start, count)
+        assert np.array_equal(rows, expected[0][start : start + count])
+        assert split.store.reads == 1
+        assert split.store.bytes <= (count + 2 * RUN) * SAMPLE.itemsize
+    assert split.store.wholes == 0
+
+
 def test_an_index_larger_than_the_memory_is_kept_alone(split):
     indexes = indexes_of(split, kept=0)
     for number in (0, 1, 0, 1):
@@ -81,8 +98,9 @@ def test_an_index_that_changes_after_it_was_let_go_is_refused(split, place):
     data[at] ^= 1
     with path.open("r+b") as file:  # in place, so that whoever has it open sees it
         file.write(data)
-    with pytest.raises(DataError, match="is not the index that manifest.json names"):
-        indexes.row(0, place)
+    for read in (indexes.row, partial(indexes.some, count=1)):
+        with pytest.raises(DataError, match="is not the index that manifest.json names"):
+            read(0, place)
     data[at] ^= 1
     path.write_bytes(data)
     assert indexes.row(0, place) == before

@@ -16,6 +16,7 @@ DOCUMENTS = [
     },
     {"splits": {"train": [{"n": i} for i in range(500)], "val": [{"n": 1}] * 40}},
     {"about": "ends }, and ] in a text, ☃", "splits": {"odd": [1, "},", None, [], {"k": {}}, -12]}},
+    {"splits": {"floats": [2.5, -3e-07, 1e22, {"k": 0.25}, 1.5e-09]}, "about": 4.75},
     {"splits": {}, "about": None},
     {},
 ]
@@ -43,11 +44,39 @@ def cut(data, rng):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=range(len(DOCUMENTS)))
 def test_pieces_give_what_the_whole_gives(document):
     rng = np.random.default_rng(0)
-    for form in ({}, {"indent": 1}, {"ensure_ascii": False, "separators": (",", ":")}):
+    compact = {"ensure_ascii": False, "separators": (",", ":")}
+    for form in ({}, {"indent": 1}, {"separators": (" , ", " : ")}, compact):
         data = json.dumps(document, **form).encode()
         for _ in range(25):
             assert walked(cut(data, rng)) == document
     assert walked(data[i : i + 1] for i in range(len(data))) == document
+
+
+class Searched(str):
+    """A text that counts the characters that are searched for an object's end."""
+
+    characters = 0
+
+    def rfind(self, what, start, *end):
+        Searched.characters += (len(self) - start) * (what == "},")
+        return super().rfind(what, start, *end)
+
+
+class Watched(JsonPieces):
+    def _more(self, least):
+        has_come = super()._more(least)
+        self._text = Searched(self._text)
+        return has_come
+
+
+@pytest.mark.parametrize("separator", [",", " ,"])
+def test_each_piece_is_searched_for_the_ends_of_objects_a_few_times_only(separator, monkeypatch):
+    monkeypatch.setattr(Searched, "characters", 0)
+    shards = [{"name": f"a-{i}.tar", "n": i} for i in range(500)]
+    data = f"[{separator.join(map(json.dumps, shards))}]".encode()
+    pieces = [data[i : i + 5000] for i in range(0, len(data), 5000)]
+    assert list(chain(*Watched(pieces).chunks())) == shards
+    assert 0 < Searched.characters < 3 * len(data)
 
 
 def test_what_is_not_json_is_refused_as_the_whole_is():

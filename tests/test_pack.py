@@ -162,6 +162,7 @@ def test_every_loss_is_named_and_found_is_packed_plus_rejected(source, tmp_path,
     assert {line["source"] for line in lines} == {"cut.jpg", "text.jpg", "empty.png"}
     counts = {"found": 28, "packed": 25, "rejected": 3, "duplicates": 0}
     assert manifest(out)["about"]["counts"] == counts
+    assert manifest(out)["about"]["ignored"] == {"other files": 1}
     told = capsys.readouterr().out
     assert "found     28 pictures (ignored: 1 other files)" in told
     assert "rejected  3 (2 not a picture, 1 damaged): see" in told

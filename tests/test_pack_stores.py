@@ -2,17 +2,22 @@
 
 import importlib.util
 from collections import Counter
+from types import SimpleNamespace
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
+from dvae.data.objects import ObjectStore
+from dvae.data.patience import Patience
+from dvae.data.storage import StoreError
 from shards.pack import main
 from shards.verify import main as verify
 from tests.pictures_on_disk import drawn, rejected, samples, write_files
 from tests.test_pack import make_source, packed, tree
 
+HASTY = Patience(total=8, first_pause=0.002, longest_pause=0.01)
 FLAGS = ("--size", "20", "--val", "0.3", "--shard-bytes", "12K", "--workers", "2")
 
 
@@ -138,3 +143,41 @@ def test_a_client_s_own_errors_are_tried_again_or_told(memory, tmp_path, monkeyp
     Odd.asked["account"] = 1
     assert main([str(tmp_path), "gs://another"]) == 2
     assert "'gs://another' can't be opened (no account): set the store's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["status", "code", "status_code"])
+@pytest.mark.parametrize("status", [401, "403"])
+def test_a_client_s_refusal_is_told_at_once(memory, monkeypatch, name, status):
+    asked = wrong_client(monkeypatch, OddError("no"))
+    asked.error.response = SimpleNamespace(**{name: status})
+    refused = "gs://odd/0.jpg: access is refused: set credentials"
+    with pytest.raises(StoreError, match=refused):
+        ObjectStore("gs://odd", HASTY).read("0.jpg", 0, 9)
+    asked.error = OddError("no")
+    setattr(asked.error, name, status)
+    with pytest.raises(StoreError, match=refused):
+        ObjectStore("gs://odd", HASTY).size("0.jpg")
+    assert asked.times == 2
+
+
+@pytest.mark.parametrize("mistake", [TypeError, AttributeError, NotImplementedError])
+def test_a_mistake_of_the_program_is_not_taken_for_the_store_s(memory, monkeypatch, mistake):
+    asked = wrong_client(monkeypatch, mistake("of the program"))
+    with pytest.raises(mistake, match="of the program"):
+        ObjectStore("gs://odd", HASTY).read("0.jpg", 0, 9)
+    assert asked.times == 1
+
+
+def wrong_client(monkeypatch, error):
+    """A client of gs:// that raises an error at each request, and counts them."""
+    asked = SimpleNamespace(error=error, times=0)
+
+    class Wrong(Odd):
+        def cat_file(self, *_, **__):
+            asked.times += 1
+            raise asked.error
+
+        size = cat_file
+
+    monkeypatch.setitem(_registry, "gs", Wrong)
+    return asked

@@ -63,6 +63,7 @@ def test_other_validation_data_are_told_and_measured_on_anew_where_accepted(
     run, here = recipe.parent / "runs" / "tiny", [f"data.val={copy}", *MORE]
     assert train(recipe, *here, "train.steps=3") == 0
     change_state(run, 3, best_loss=-1e9)  # no later one can be better
+    first = json.loads((copy / "manifest.json").read_text())["splits"]["val"]
     change_split(copy, lambda splits: splits.update(val=splits.pop("train")[:1]))
     assert train(recipe, *here) == 3
     told = capsys.readouterr().err
@@ -74,6 +75,9 @@ def test_other_validation_data_are_told_and_measured_on_anew_where_accepted(
     after = state(run, 6)
     assert (after["best_step"], after["first_step"]) == (6, 0)
     assert after["best_loss"] > -1e9
+    change_split(copy, lambda splits: splits.update(val=first))
+    assert train(recipe, *here) == 3
+    assert train(recipe, *here, "--accept-new-data") == 0  # the run is over, and saves it again
     assert train(recipe, *here, "train.steps=7") == 0  # it was accepted for good
 
 
@@ -81,9 +85,10 @@ def test_a_checkpoint_that_does_not_name_its_validation_data_goes_on(recipe, tra
     run, here = recipe.parent / "runs" / "tiny", [f"data.train={copy}", *MORE]
     assert train(recipe, *here, "train.steps=3") == 0
     digest = state(run, 3)["held_out"]
-    change_state(run, 3, held_out=None, earlier=None)
+    change_state(run, 3, held_out=None, earlier=None, best_loss=-1e9)
     assert train(recipe, *here, "train.steps=4") == 0
     assert state(run, 4)["held_out"] == digest
+    assert state(run, 4)["best_loss"] > -1e9  # it may have been of other pictures
 
 
 def test_a_mixture_s_counts_go_on_where_changed_data_are_accepted(recipe, train, copy):

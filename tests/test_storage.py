@@ -190,6 +190,14 @@ def test_windows_hold_no_more_bytes_than_allowed_unless_they_are_wanted_now():
     assert sorted(started) == [10 * n for n in range(10)]
 
 
+def test_a_mistake_of_the_program_reaches_whoever_takes_a_sample_of_the_window():
+    windows = Windows(lambda span: numbers(span.last), lambda span: 1.0)
+    windows.ask([Span(first, 2) for first in range(0, 40, 2)])  # more than there are threads
+    for sample in range(40):
+        with pytest.raises(AttributeError, match="no attribute 'last'"):
+            windows.take(sample)
+
+
 def test_a_window_that_fails_fails_for_all_its_samples_and_dropping_wakes_who_waits():
     def broken(span):
         raise DataError(f"no {span.first}")

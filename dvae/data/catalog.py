@@ -52,7 +52,7 @@ class Catalog:
     def some_rows(self, number: int, span: Span) -> np.ndarray:
         """The (n,) `SAMPLE` rows of a span of its samples."""
         start = span.first - self._first[number]
-        return self._indexes.whole(number)[start : start + span.samples]
+        return self._indexes.some(number, start, span.samples)
 
     def known_row(self, number: int, sample: int) -> Row | None:
         """The row of a sample id if its shard's index is in memory."""

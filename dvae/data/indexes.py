@@ -1,7 +1,7 @@
 """The indexes of shards in memory, as many as there is room for; each is checked whole once.
 
-Of an index that was let go a CRC-32 stays for each run of 64 rows: when a row of it is wanted, its run
-alone is read again. A full permutation of many shards wants rows in no order.
+Of an index that was let go a CRC-32 stays for each run of 64 rows: when rows of it are wanted, their
+runs alone are read again. A full permutation of many shards wants rows in no order.
 """
 
 from array import array
@@ -44,12 +44,19 @@ class Indexes:
         """One row of a shard's index."""
         rows = self._kept.get(number)
         if rows is None:
-            run, inside = divmod(place, RUN)
-            rows = self._run(number, run)
-            if rows is not None:
-                return row_of(rows, inside)
-            rows = self.whole(number)
+            return row_of(self.some(number, place, 1), 0)
         return row_of(rows, place)
+
+    def some(self, number: int, start: int, count: int) -> np.ndarray:
+        """(count,) `SAMPLE` rows of a shard's index, from `start` on."""
+        rows = self._kept.get(number)
+        if rows is None:
+            first, inside = divmod(start, RUN)
+            runs = self._runs(number, first, -(-(start + count) // RUN))
+            if runs is not None:
+                return runs[inside : inside + count]
+            rows = self.whole(number)
+        return rows[start : start + count]
 
     def known(self, number: int, place: int) -> Row | None:
         """The same row if the index is in memory."""
@@ -68,27 +75,32 @@ class Indexes:
                     self._keep(number, rows)
         return rows
 
-    def _run(self, number: int, run: int) -> np.ndarray | None:
-        """A run of rows of an index that was let go; None where it's not what was checked."""
+    def _runs(self, number: int, first: int, end: int) -> np.ndarray | None:
+        """Runs of rows of an index that was let go; None where they're not what was checked."""
         sums = self._sums.get(number)
         if sums is None:
             return None
         split, shard = self._find(number)
-        count = min(RUN, shard.samples - run * RUN)
-        start = HEADER + run * RUN * SAMPLE.itemsize
+        count = min(end * RUN, shard.samples) - first * RUN
+        start = HEADER + first * RUN * SAMPLE.itemsize
         try:
             data = split.store.read(shard.index_name, start, count * SAMPLE.itemsize)
         except StoreError:
             if split.store.is_remote:
                 raise
             return None  # reading it whole says what to do
-        return np.frombuffer(data, SAMPLE) if crc32(data) == sums[run] else None
+        rows = np.frombuffer(data, SAMPLE)
+        return rows if _sums(rows) == sums[first:end] else None
 
     def _keep(self, number: int, rows: np.ndarray) -> None:
-        runs = (rows[start : start + RUN] for start in range(0, len(rows), RUN))
-        self._sums[number] = array("I", map(crc32, runs))
+        self._sums[number] = _sums(rows)
         with self._lock:
             self._kept[number] = rows
             self._held += rows.nbytes
             while self._held > self._memory and len(self._kept) > 1:
                 self._held -= self._kept.popitem(last=False)[1].nbytes
+
+
+def _sums(rows: np.ndarray) -> "array[int]":
+    """The CRC-32 of each run of rows."""
+    return array("I", (crc32(rows[at : at + RUN]) for at in range(0, len(rows), RUN)))

@@ -94,8 +94,8 @@ class JsonPieces:
                 found, end = _scan(self._text, self._at)
             except JSONDecodeError as wrong:
                 error, end = wrong, len(self._text)
-            if end == len(self._text) and self._more(end - self._at):
-                continue  # it may go on: a number, or what was cut
+            if end + 2 >= len(self._text) and self._more(end - self._at):
+                continue  # it may go on: what was cut, or a number, of which 1. or 1e- has come
             if error:
                 raise error
             self._at = end
@@ -106,8 +106,11 @@ class JsonPieces:
 
         What stands before an object's end is read as an array of its own, which ends there or sooner.
         """
+        if self._at < self._one_by_one:
+            return []
         end = self._text.rfind("},", self._at) + 1
-        if end <= max(self._at, self._one_by_one):
+        if not end:  # or each element would be searched for it in vain
+            self._one_by_one = len(self._text)
             return []
         try:
             found, stop = _scan(f"[{self._text[self._at : end]}]")

@@ -25,6 +25,16 @@ _EXACT = {"cache_type": "none"}  # or a client without ranges of its own reads m
 _Kinds = tuple[type[Exception], ...]
 # Each client raises errors of its own.
 _ANY_FAILURES: tuple[_Kinds, _Kinds] = (Exception,), (PermissionError,)
+# Not of the store's, and the same at every try.
+_MISTAKES: _Kinds = (
+    TypeError,
+    AttributeError,
+    NameError,
+    AssertionError,
+    NotImplementedError,
+    ImportError,
+    MemoryError,
+)
 
 _Answer = TypeVar("_Answer")
 
@@ -137,9 +147,13 @@ class ObjectStore:
             return request()
         except FileNotFoundError:
             raise StoreError(f"{self.shown}/{name}: it is not there") from None
-        except self._refused:
-            raise StoreError(f"{self.shown}/{name}: access is refused: set credentials") from None
-        except self._may_pass as error:
+        except _MISTAKES:
+            raise
+        except (*self._refused, *self._may_pass) as error:
+            if isinstance(error, self._refused) or _is_refusal(error):
+                raise StoreError(
+                    f"{self.shown}/{name}: access is refused: set credentials"
+                ) from None
             reason = shown(str(error) or type(error).__name__)[:200]
             if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a 416 too
                 raise StoreError(
@@ -147,6 +161,13 @@ class ObjectStore:
                     f"that: {reason}"
                 ) from None
             raise Passing(reason) from None
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a client's error tells a 401 or 403, each by a name of its own."""
+    tellers = error, getattr(error, "response", None)
+    names = "status", "code", "status_code"
+    return any(str(getattr(t, name, "")) in ("401", "403") for t in tellers for name in names)
 
 
 def _s3_failures() -> tuple[_Kinds, _Kinds]:

@@ -28,6 +28,7 @@ class _Run(Generic[_Item]):
         self.samples = samples  # ascending
         self.each = each  # bytes, about
         self.failure = "its reading was given up"
+        self.mistake: Exception | None = None  # of the program: whoever wants a sample raises it
         self.done = Event()
         self._items: dict[int, _Item] = {}  # fetched and not yet taken
 
@@ -38,6 +39,8 @@ class _Run(Generic[_Item]):
             self._items = {sample: items[sample - first] for sample in self.samples}
         except (DataError, OSError) as error:
             self.failure = str(error)
+        except Exception as error:  # noqa: BLE001 - a thread that died of it would tell nobody
+            self.mistake = error
         finally:
             self.done.set()
 
@@ -47,7 +50,7 @@ class _Run(Generic[_Item]):
         try:
             return self._items.pop(sample)
         except KeyError:
-            raise DataError(self.failure) from None
+            raise self.mistake or DataError(self.failure) from None
 
 
 class Windows(Generic[_Item]):
