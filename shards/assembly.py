@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from tqdm import tqdm
 
+from shards.dedupe import DUPLICATES
 from shards.journal import Done, Journal, Note
 from shards.sources import Item, shown
 from shards.writer import Full
@@ -47,9 +48,46 @@ class Packed(NamedTuple):
     reason: str = ""
 
 
-def line_of(item: Item, reason: str) -> dict[str, str]:
+Line = dict[str, str]  # of rejected.jsonl
+
+
+def line_of(item: Item, reason: str) -> Line:
     """A picture's line in rejected.jsonl."""
     return {"source": shown(item.name), "reason": reason}
+
+
+def _kind(reason: str) -> str:
+    return reason.split(":")[0]
+
+
+def lines_kept(old: Iterable[Line], new: Iterable[Line]) -> list[Line]:
+    """The old lines that a new one doesn't replace, so that no loss is counted twice or not at all.
+
+    A picture that is tried again has its name and its reason again, or is a duplicate now, or was one:
+    which picture of a group stands for it may change. Any other of its name is another picture.
+    """
+    again = Counter((line["source"], line["reason"]) for line in new)
+    left = []
+    for line in old:
+        key = line["source"], line["reason"]
+        if again[key]:
+            again[key] -= 1
+        else:
+            left.append(line)
+    changed: Counter[tuple[str, bool]] = Counter()
+    for (name, reason), count in again.items():
+        changed[name, _kind(reason) in DUPLICATES] += count
+    kept = []
+    for line in left:
+        places = [(line["source"], True)]
+        if _kind(line["reason"]) in DUPLICATES:
+            places.append((line["source"], False))
+        place = next((place for place in places if changed[place]), None)
+        if place:
+            changed[place] -= 1
+        else:
+            kept.append(line)
+    return kept
 
 
 class Assembly:
@@ -60,6 +98,7 @@ class Assembly:
         rejected: the file that receives the lines of what is left out.
         journal: receives each finished shard.
         done: what an earlier run finished of these pictures.
+        old: the lines of the set that is appended to.
         duplicates: why those that are duplicates are left out, by position; the next run finds them
             again, so they aren't journaled.
     """
@@ -70,6 +109,7 @@ class Assembly:
         rejected: BinaryIO,
         journal: Journal,
         done: Done,
+        old: Sequence[Line],
         duplicates: Mapping[int, str],
     ) -> None:
         self.labels = {label for entry in done.entries for label in entry.labels}
@@ -79,13 +119,16 @@ class Assembly:
         self._journal = journal
         self._known = done.reasons
         self._duplicates = duplicates
+        self._old = old
+        self._old_names = {line["source"] for line in old}
+        self._again: list[Line] = []  # new lines of those names
         self._new_places = array("Q")  # compact: there may be millions before a shard is full
         self._new_reasons: list[str] = []
         self._new_labels: set[str] = set()
 
     def take_all(
         self, results: Iterable[Packed], pictures: Sequence[Item], start: int, bar: tqdm
-    ) -> None:
+    ) -> int:
         """Take the results of the pictures from `start` on, and finish the shards.
 
         Args:
@@ -93,10 +136,13 @@ class Assembly:
             pictures: all of them.
             start: position of the first result; those before are in finished shards or left out.
             bar: a progress bar.
+
+        Returns:
+            How many old lines stay, each of a picture that isn't among these.
         """
         for place in range(start):
             if reason := self._duplicates.get(place) or self._known.get(place):
-                self.write_lines([line_of(pictures[place], reason)])
+                self._write_lines([line_of(pictures[place], reason)])
         for result in results:
             self._take(result)
             if not result.sample:
@@ -105,6 +151,9 @@ class Assembly:
         for split, writer in self._writers.items():
             self._note(split, writer.close(), len(pictures))
         self._journal.finish()
+        kept = lines_kept(self._old, self._again)
+        self._write_lines(kept)
+        return len(kept)
 
     def _take(self, result: Packed) -> None:
         if result.sample:
@@ -118,7 +167,7 @@ class Assembly:
             if result.position not in self._known and result.position not in self._duplicates:
                 self._new_places.append(result.position)
                 self._new_reasons.append(sys.intern(result.reason))
-            self.write_lines([line_of(result.item, result.reason)])
+            self._write_lines([line_of(result.item, result.reason)])
 
     def _note(self, split: str, full: Full | None, end: int) -> None:
         """Have a full shard finished and journaled."""
@@ -127,8 +176,10 @@ class Assembly:
             self._journal.add(full, Note(split, end, self._new_places, self._new_reasons, labels))
             self._new_places, self._new_reasons, self._new_labels = array("Q"), [], set()
 
-    def write_lines(self, lines: Iterable[dict[str, str]]) -> None:
+    def _write_lines(self, lines: Iterable[Line]) -> None:
         """Count pictures that are left out, and name them in rejected.jsonl."""
         for line in lines:
-            self.reasons[line["reason"].split(":")[0]] += 1
+            self.reasons[_kind(line["reason"])] += 1
+            if line["source"] in self._old_names:
+                self._again.append(line)
             self._rejected.write(json.dumps(line, sort_keys=True).encode() + b"\n")

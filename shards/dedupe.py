@@ -9,17 +9,17 @@ two pictures of a group can come to stand on two sides of a split.
 import hashlib
 import io
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from dvae.data.formats import FORMATS, UNREADABLE, to_rgb
-from shards.finished import Finished, Kept, content_of, pictures_in
+from shards.finished import Finished, content_of, samples_in, with_box
 from shards.form import Form
 from shards.geometry import Box
 from shards.likeness import COLOURS, HASHES, SIDE, Looks, alike_pairs, load_imagehash, looks_of
@@ -36,7 +36,7 @@ DUPLICATES = (DUPLICATE, NEAR_DUPLICATE)
 class Print(NamedTuple):
     """A picture's fingerprint."""
 
-    content: bytes  # `shards.finished.content_of`
+    content: bytes  # `shards.finished.with_box`
     pixels: int = 0
     looks: Looks | None = None  # None for `exact`, and for flat and unreadable pictures
 
@@ -141,7 +141,8 @@ def find_duplicates(
         load_imagehash()
     names: list[str] = []
     prints = _Prints()
-    for name, made in in_order(partial(_old_print, form), pictures_in(finished, workers), workers):
+    samples = samples_in(finished, workers)
+    for name, made in in_order(partial(_old_print, form), samples, workers):
         names.append(name)
         prints.add(made)
     old = len(names)
@@ -155,8 +156,12 @@ def find_duplicates(
     return Duplicates(kept[old:], is_exact[old:], names, pictures)
 
 
-def _old_print(form: Form | None, kept: Kept) -> tuple[str, Print]:
-    return kept.name, _look(kept.content, kept.read()) if form else Print(kept.content)
+def _old_print(
+    form: Form | None, sample: tuple[dict[str, Any], Callable[[], bytes]]
+) -> tuple[str, Print]:
+    about, picture = sample
+    content = content_of(about)
+    return about["source"], _look(content, picture()) if form else Print(content)
 
 
 def _print_of(source: Source, form: Form | None, item: Item) -> Print:
@@ -164,7 +169,7 @@ def _print_of(source: Source, form: Form | None, item: Item) -> Print:
         data = source.read(item)
     except PictureError:
         return Print(hashlib.sha256(b"unreadable " + item.name).digest())
-    content = content_of(hashlib.sha256(data).digest(), item.box)
+    content = with_box(hashlib.sha256(data).digest(), item.box)
     if not form:
         return Print(content)
     try:

@@ -5,10 +5,10 @@ A picture is one of the set if the set has the same name with the same bytes and
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -31,7 +31,6 @@ class Finished:
     splits: dict[str, Split]
     classes: tuple[str, ...] = ()
     sha256: str = ""  # of its manifest
-    left_out: int | None = None  # lines of its rejected.jsonl
 
     @property
     def shards(self) -> list[Shard]:
@@ -47,58 +46,62 @@ def read_finished(store: Store, about: dict[str, Any]) -> Finished:
     """The finished set in a folder; `about` is its manifest's."""
     classes = tuple(str(name) for name in about.get("classes", ()))
     digest = hashlib.sha256(store.read_whole(MANIFEST, MAX_MANIFEST)).hexdigest()
-    counts = about.get("counts", {})
-    left_out = sum(int(counts.get(kind, 0)) for kind in ("rejected", "duplicates"))
-    return Finished(read_splits(store), classes, digest, left_out if counts else None)
+    return Finished(read_splits(store), classes, digest)
 
 
-class Kept(NamedTuple):
-    """A picture of a finished set, its bytes unread."""
-
-    name: str  # the source's
-    content: bytes  # see `content_of`
-    read: Callable[[], bytes]
-
-
-def pictures_in(finished: Finished, workers: int) -> Iterator[Kept]:
-    """Its pictures in order; reads their JSON only.
+def samples_in(
+    finished: Finished, workers: int
+) -> Iterator[tuple[dict[str, Any], Callable[[], bytes]]]:
+    """The JSON of each sample, read on threads, and what reads the picture's bytes.
 
     Raises:
         UserError: a sample without the packer's JSON.
     """
-    for split in finished.splits.values():
-        for shard in split.shards:
-            rows = read_index(split.store, shard)
-            yield from in_order(partial(_kept, split.tars, shard), rows, workers)
+    rows = (
+        (split.tars, row, shard)
+        for split in finished.splits.values()
+        for shard in split.shards
+        for row in read_index(split.store, shard)
+    )
+    return in_order(_sample, rows, workers)
 
 
-def _kept(tars: Store, shard: Shard, row: np.void) -> Kept:
+def _sample(place: tuple[Store, np.void, Shard]) -> tuple[dict[str, Any], Callable[[], bytes]]:
+    return _about(*place), partial(_member, *place, "")
+
+
+def _about(tars: Store, row: np.void, shard: Shard) -> dict[str, Any]:
     try:
-        about = json.loads(_member(tars, shard, row, "json_"))
-        sha256 = bytes.fromhex(about.get("source_sha256", about["sha256"]))
-        content = content_of(sha256, about.get("box"))
-        name = about["source"]
-        if isinstance(name, str):
-            return Kept(name, content, partial(_member, tars, shard, row, ""))
-    except (StoreError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        about = json.loads(_member(tars, row, shard, "json_"))
+        if isinstance(about["source"], str) and content_of(about):
+            return dict(about)
+    except (StoreError, ValueError, KeyError, TypeError, RecursionError):
         pass
     raise UserError(f"{shard.name} holds a sample without the packer's JSON: run shards.verify")
 
 
-def _member(tars: Store, shard: Shard, row: np.void, kind: str) -> bytes:
+def _member(tars: Store, row: np.void, shard: Shard, kind: str) -> bytes:
     return tars.read(shard.name, int(row[f"{kind}offset"]), int(row[f"{kind}size"]))
 
 
-def content_of(sha256: bytes, box: Sequence[int] | None) -> bytes:
-    """What tells a source's picture from others: the SHA-256 of its bytes, and of its box if any."""
-    return hashlib.sha256(sha256 + repr(tuple(box)).encode()).digest() if box else sha256
+def content_of(about: dict[str, Any]) -> bytes:
+    """What `with_box` gave for the picture that a sample was made from."""
+    content = bytes.fromhex(about.get("source_sha256", about["sha256"]))
+    return with_box(content, about.get("box"))
+
+
+def with_box(content: bytes, box: Sequence[int] | None) -> bytes:
+    """The SHA-256 of a picture's bytes, and of its box if it has one: two boxes are two pictures."""
+    if not box:
+        return content
+    return hashlib.sha256(content + repr([int(corner) for corner in box]).encode()).digest()
 
 
 def new_pictures(
     finished: Finished, source: Source, pictures: list[Item], workers: int, bar: tqdm
 ) -> list[Item]:
     """The pictures that a finished set doesn't have."""
-    known = {_key(kept.name, kept.content) for kept in pictures_in(finished, workers)}
+    known = {_key(about["source"], content_of(about)) for about, _ in samples_in(finished, workers)}
     bar.reset(len(pictures))
     new = []
     results = in_order(partial(_is_known, known, source), pictures, workers)
@@ -111,10 +114,10 @@ def new_pictures(
 
 def _is_known(known: set[bytes], source: Source, item: Item) -> bool:
     try:
-        sha256 = hashlib.sha256(source.read(item)).digest()
+        content = hashlib.sha256(source.read(item)).digest()
     except PictureError:
         return False  # packing it will say so
-    return _key(shown(item.name), content_of(sha256, item.box)) in known
+    return _key(shown(item.name), with_box(content, item.box)) in known
 
 
 def _key(name: str, content: bytes) -> bytes:
@@ -122,16 +125,15 @@ def _key(name: str, content: bytes) -> bytes:
     return hashlib.sha256(content + name.encode()).digest()[:16]
 
 
-def lines_kept(store: Store, finished: Finished, again: Iterable[Item]) -> list[dict[str, str]]:
-    """The lines of a set's rejected.jsonl but those of pictures that are tried again.
+def old_lines(store: Store) -> list[dict[str, str]]:
+    """The lines of a set's rejected.jsonl.
 
-    A run that was killed before the manifest may have written its own lines behind them.
+    Raises:
+        UserError: it's missing or damaged.
     """
-    names = {shown(item.name) for item in again}
     try:
         lines = [json.loads(line) for line in store.read_whole(REJECTED, MAX_MANIFEST).splitlines()]
-        lines = lines[: finished.left_out]
-        return [line for line in lines if line["source"] not in names]
+        return [{"source": line["source"], "reason": str(line["reason"])} for line in lines]
     except (StoreError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
             f"{f'{store.shown}/{REJECTED}'!r} is missing or damaged: restore it, or pack again with "

@@ -17,7 +17,7 @@ from dvae.files import sha256, whole_file
 from shards import output, summary
 from shards.assembly import Assembly, Packed, Writer
 from shards.dedupe import DUPLICATES, NEAR, find_duplicates
-from shards.finished import lines_kept, new_pictures
+from shards.finished import new_pictures, old_lines
 from shards.job import Job, Work, pack_all
 from shards.journal import Journal
 from shards.options import Options
@@ -50,11 +50,8 @@ def make_shards(job: Job, listing: Listing) -> Made:
         lines: list[dict[str, str]] = []
         if finished.shards:
             with _bar("comparing", stderr) as bar:
-                new = new_pictures(finished, job.source, pictures, options.workers, bar)
-            # A SOURCE that has none of the set's pictures is another, so equal names mean nothing.
-            is_grown = len(new) < len(pictures)
-            pictures = new
-            lines = lines_kept(place.store, finished, pictures if is_grown else ())
+                pictures = new_pictures(finished, job.source, pictures, options.workers, bar)
+            lines = old_lines(place.store)
         duplicates = _duplicates(job, pictures, stderr)
         names = sorted({*splits_of(listing.splits, options), *finished.splits})
         engine = stack.enter_context(closing(_engine(options)))
@@ -62,16 +59,15 @@ def make_shards(job: Job, listing: Listing) -> Made:
         rejected = stack.enter_context(whole_file(place.folder / output.REJECTED))
         journal = Journal(place.folder, job.digest, len(job.done.entries), engine.most_full)
         stack.enter_context(journal)
-        assembly = Assembly(writers, rejected, journal, job.done, duplicates)
-        assembly.write_lines(lines)
+        assembly = Assembly(writers, rejected, journal, job.done, lines, duplicates)
         start = min(job.done.end(name) for name in names)
         work = islice(enumerate(pictures), start, None)
         results = stack.enter_context(closing(engine.results(job, duplicates, work)))
         with _bar("packing", stderr, len(pictures), start) as bar:
-            assembly.take_all(results, pictures, start, bar)
+            kept = assembly.take_all(results, pictures, start, bar)
         counts = {name: writer.samples for name, writer in writers.items()}
         _check_counts(counts, assembly.reasons, options)
-    counted = _counts(job, len(pictures) + len(lines), counts, assembly.reasons)
+    counted = _counts(job, len(pictures) + kept, counts, assembly.reasons)
     about = {
         "made_by": f"shards.pack of dvae {__version__} with Pillow {pillow_version}",
         "options": job.wanted,
