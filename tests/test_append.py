@@ -209,3 +209,24 @@ def test_of_the_old_samples_nothing_but_the_json_is_read(dedupe, source, tmp_pat
     monkeypatch.setattr(LocalStore, "read", recorded)
     append(source, out, "--dedupe", dedupe)
     assert sum(sizes) == notes * (1 if dedupe == "none" else 2)
+
+
+def test_a_kill_between_the_lines_of_another_source_and_the_manifest_changes_nothing(
+    source, tmp_path
+):
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    (source / "bad.jpg").write_bytes(b"text")
+    append(source, out)
+    picture(300).save(other / "0.jpg")
+    (other / "bad.jpg").write_bytes((other / "0.jpg").read_bytes()[:300])
+    shutil.copytree(out, tmp_path / "undisturbed")
+    append(other, tmp_path / "undisturbed")
+    command = [sys.executable, "-m", "shards.pack", str(other), str(out), *FLAGS, "--append"]
+    environment = os.environ | {"DVAE_FAILPOINT": "renamed:5"}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert (out / "rejected.jsonl").read_text().count("bad.jpg") == 2
+    assert manifest(out)["about"]["counts"]["rejected"] == 1
+    append(other, out)
+    assert tree(out) == tree(tmp_path / "undisturbed")
