@@ -3,6 +3,11 @@
 import builtins
 import io
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +20,7 @@ from shards.pack import main
 from tests.pictures_on_disk import encoded
 from tests.test_pack import DOGS, make_source, manifest, needs_dogs, samples, tree
 
-KINDS = ("quality", "half", "mirror", "crop", "bright")
+KINDS = ("quality", "half", "mirror", "crop", "bright", "all")
 
 
 def varied(image, kind, draw):
@@ -27,10 +32,12 @@ def varied(image, kind, draw):
     if kind == "bright":
         return image.point(lambda level: min(255, int(level * 1.15)))
     if kind == "crop":
-        width, height = round(image.width * 0.92), round(image.height * 0.92)
+        width, height = round(image.width * 0.9), round(image.height * 0.9)
         left = int(draw.integers(0, image.width - width + 1))
         top = int(draw.integers(0, image.height - height + 1))
         return image.crop((left, top, left + width, top + height))
+    if kind == "all":
+        return ImageOps.mirror(varied(varied(image, "crop", draw), "half", draw))
     return image
 
 
@@ -43,7 +50,7 @@ def with_copies(paths, folder):
         for kind in ("original", *KINDS):
             target = folder / kind / f"{number:04d}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
-            quality = 40 if kind == "quality" else 90
+            quality = 40 if kind in ("quality", "all") else 90
             varied(image, kind, draw).save(target, quality=quality)
     return folder
 
@@ -72,7 +79,7 @@ def check_groups(out, count):
 @pytest.mark.slow
 @needs_dogs
 def test_crops_mirrored_and_re_encoded_photographs_are_found_and_different_dogs_stay(tmp_path):
-    paths = sorted((DOGS / "pets" / "images").glob("*.jpg"))[::40][:40]
+    paths = sorted((DOGS / "pets" / "images").glob("*.jpg"))[::2][:40]
     paths = paths or sorted((DOGS / "faces" / "train").rglob("*.jpg"))[::172]
     source = with_copies(paths, tmp_path / "photos")
     out = tmp_path / "out"
@@ -88,6 +95,22 @@ def test_copies_of_drawn_dogs_are_found_and_different_dogs_stay(tmp_path):
     out = tmp_path / "out"
     assert main([str(source), str(out), "--dedupe", "near", "--val", "0.4"]) == 0
     check_groups(out, 12)
+
+
+def test_copies_across_a_sources_own_splits_are_found(tmp_path):
+    lines = ["file,split"]
+    for number in range(6):
+        image = draw_dog(5, number, 160)[0]
+        image.save(tmp_path / f"{number}.png")
+        copy = varied(image, "all", np.random.default_rng(number))
+        copy.save(tmp_path / f"copy-{number}.jpg", quality=60)
+        own, other = ("train", "val") if number % 2 else ("val", "train")
+        lines += [f"{number}.png,{own}", f"copy-{number}.jpg,{other}"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "list.csv"), str(out), "--dedupe", "near"]) == 0
+    packed = {about["source"]: split for split, _, about in samples(out)}
+    assert packed == {f"{n}.png": ("val", "train")[n % 2] for n in range(6)}
 
 
 def test_equal_bytes_are_left_out_and_say_of_which(tmp_path):
@@ -106,6 +129,23 @@ def test_equal_bytes_are_left_out_and_say_of_which(tmp_path):
     assert counts == {"found": 14, "packed": 12, "rejected": 1, "duplicates": 1}
     assert main([str(source), str(tmp_path / "all")]) == 0
     assert manifest(tmp_path / "all")["about"]["counts"]["packed"] == 13
+
+
+def test_a_run_that_was_killed_names_each_duplicate_once(tmp_path):
+    source = make_source(tmp_path / "photos", 24)
+    for path in sorted(source.rglob("*.*g")):
+        shutil.copy(path, source / f"copy-{path.name}")
+    flags = ("--dedupe", "exact", "--shard-bytes", "6K")
+    assert main([str(source), str(tmp_path / "undisturbed"), *flags]) == 0
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "shards.pack", str(source), str(out), *flags]
+    environment = os.environ | {"DVAE_FAILPOINT": "renamed:57"}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(out.glob(".journal-*"))) > 15
+    assert main([str(source), str(out), *flags]) == 0
+    assert tree(out) == tree(tmp_path / "undisturbed")
+    assert len(left_out(out)) == 24
 
 
 def test_one_picture_with_two_boxes_is_two(tmp_path):
