@@ -99,6 +99,8 @@ class Assembly:
         journal: receives each finished shard.
         done: what an earlier run finished of these pictures.
         old: the lines of the set that is appended to.
+        duplicates: why those that are duplicates are left out, by position; the next run finds them
+            again, so they aren't journaled.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Assembly:
         journal: Journal,
         done: Done,
         old: Sequence[Line],
+        duplicates: Mapping[int, str],
     ) -> None:
         self.labels = {label for entry in done.entries for label in entry.labels}
         self.reasons: Counter[str] = Counter()
@@ -115,6 +118,7 @@ class Assembly:
         self._rejected = rejected
         self._journal = journal
         self._known = done.reasons
+        self._duplicates = duplicates
         self._old = old
         self._old_names = {line["source"] for line in old}
         self._again: list[Line] = []  # new lines of those names
@@ -136,8 +140,9 @@ class Assembly:
         Returns:
             How many old lines stay, each of a picture that isn't among these.
         """
-        before = sorted(place for place in self._known if place < start)
-        self._write_lines(line_of(pictures[place], self._known[place]) for place in before)
+        for place in range(start):
+            if reason := self._duplicates.get(place) or self._known.get(place):
+                self._write_lines([line_of(pictures[place], reason)])
         for result in results:
             self._take(result)
             if not result.sample:
@@ -159,7 +164,7 @@ class Assembly:
                 self.labels.add(label)
                 self._new_labels.add(label)
         elif result.reason:
-            if result.position not in self._known:
+            if result.position not in self._known and result.position not in self._duplicates:
                 self._new_places.append(result.position)
                 self._new_reasons.append(sys.intern(result.reason))
             self._write_lines([line_of(result.item, result.reason)])

@@ -9,10 +9,10 @@ two pictures of a group can come to stand on two sides of a split.
 import hashlib
 import io
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -81,8 +81,7 @@ class Duplicates(Mapping[int, str]):
         kept: for each position the place of the picture that is packed instead, or its own; old
             pictures have the first places, and those of positions follow.
         is_exact: for each position, whether that one has its very bytes.
-        names: of the old pictures that are packed instead of others, by place.
-        old: how many old pictures there are.
+        names: of the old pictures.
         pictures: in order.
     """
 
@@ -90,20 +89,19 @@ class Duplicates(Mapping[int, str]):
         self,
         kept: np.ndarray,
         is_exact: np.ndarray,
-        names: Mapping[int, str],
-        old: int,
+        names: Sequence[str],
         pictures: Sequence[Item],
     ) -> None:
         self._kept, self._is_exact = kept, is_exact
-        self._names, self._old, self._pictures = names, old, pictures
-        self._is_left_out = kept != np.arange(old, old + len(kept))
+        self._names, self._pictures = names, pictures
+        self._is_left_out = kept != np.arange(len(names), len(names) + len(kept))
 
     def __getitem__(self, position: int) -> str:
         if not self._is_left_out[position]:
             raise KeyError(position)
         place = int(self._kept[position])
-        is_old = place < self._old
-        name = self._names[place] if is_old else shown(self._pictures[place - self._old].name)
+        old = len(self._names)
+        name = self._names[place] if place < old else shown(self._pictures[place - old].name)
         if self._is_exact[position]:
             return f"{DUPLICATE}: has the bytes of {name}"
         return f"{NEAR_DUPLICATE}: looks like {name}"
@@ -141,11 +139,13 @@ def find_duplicates(
     """
     if form:
         load_imagehash()
+    names: list[str] = []
     prints = _Prints()
-    for about, picture in samples_in(finished, workers):
-        content = content_of(about)
-        prints.add(_look(content, picture()) if form else Print(content))
-    old = len(prints.pixels)
+    samples = samples_in(finished, workers)
+    for name, made in in_order(partial(_old_print, form), samples, workers):
+        names.append(name)
+        prints.add(made)
+    old = len(names)
     bar.reset(len(pictures))
     for made in in_order(partial(_print_of, source, form), pictures, workers):
         prints.add(made)
@@ -153,10 +153,15 @@ def find_duplicates(
     contents = prints.contents()
     kept = _kept(contents, prints, old)
     is_exact = contents == contents[kept]
-    wanted = set(kept[old:][kept[old:] < old].tolist())
-    again = enumerate(samples_in(finished, workers)) if wanted else ()
-    names = {place: about["source"] for place, (about, _) in again if place in wanted}
-    return Duplicates(kept[old:], is_exact[old:], names, old, pictures)
+    return Duplicates(kept[old:], is_exact[old:], names, pictures)
+
+
+def _old_print(
+    form: Form | None, sample: tuple[dict[str, Any], Callable[[], bytes]]
+) -> tuple[str, Print]:
+    about, picture = sample
+    content = content_of(about)
+    return about["source"], _look(content, picture()) if form else Print(content)
 
 
 def _print_of(source: Source, form: Form | None, item: Item) -> Print:

@@ -1,6 +1,11 @@
 """python -m shards.pack --dedupe: copies are left out by name, and different dogs stay."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 from PIL import Image, ImageOps
@@ -31,6 +36,23 @@ def test_equal_bytes_are_left_out_and_say_of_which(tmp_path):
     assert counts == {"found": 14, "packed": 12, "rejected": 1, "duplicates": 1}
     assert main([str(source), str(tmp_path / "all")]) == 0
     assert manifest(tmp_path / "all")["about"]["counts"]["packed"] == 13
+
+
+def test_a_run_that_was_killed_names_each_duplicate_once(tmp_path):
+    source = make_source(tmp_path / "photos", 24)
+    for path in sorted(source.rglob("*.*g")):
+        shutil.copy(path, source / f"copy-{path.name}")
+    flags = ("--dedupe", "exact", "--shard-bytes", "6K")
+    assert main([str(source), str(tmp_path / "undisturbed"), *flags]) == 0
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "shards.pack", str(source), str(out), *flags]
+    environment = os.environ | {"DVAE_FAILPOINT": "renamed:57"}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(out.glob(".journal-*"))) > 15
+    assert main([str(source), str(out), *flags]) == 0
+    assert tree(out) == tree(tmp_path / "undisturbed")
+    assert len(left_out(out)) == 24
 
 
 def test_one_picture_with_two_boxes_is_two(tmp_path):

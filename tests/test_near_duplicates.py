@@ -2,7 +2,6 @@
 
 import builtins
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ KINDS = ("quality", "half", "mirror", "crop", "bright", "all")
 
 
 def varied(image, kind, draw):
-    """A copy of a picture that a collector of pictures would meet; all: crop, mirror, half."""
+    """A copy of a picture that a collector of pictures would meet."""
     if kind == "half":
         return image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
     if kind == "mirror":
@@ -32,8 +31,7 @@ def varied(image, kind, draw):
         top = int(draw.integers(0, image.height - height + 1))
         return image.crop((left, top, left + width, top + height))
     if kind == "all":
-        for one in ("crop", "mirror", "half"):
-            image = varied(image, one, draw)
+        return ImageOps.mirror(varied(varied(image, "crop", draw), "half", draw))
     return image
 
 
@@ -90,32 +88,20 @@ def test_copies_of_drawn_dogs_are_found_and_different_dogs_stay(tmp_path):
     check_groups(out, 12)
 
 
-def test_no_copy_stands_across_the_splits_of_the_source(tmp_path):
-    (tmp_path / "drawn").mkdir()
-    for number in range(12):
-        draw_dog(5, number, 160)[0].save(tmp_path / "drawn" / f"{number:02d}.png")
-    with_copies(sorted((tmp_path / "drawn").iterdir()), tmp_path / "photos")
-    split_of = {"original": "train", "all": "val", "mirror": "val"}
-    for number in range(40, 43):  # of no group
-        draw_dog(5, number, 160)[0].save(tmp_path / "photos" / "all" / f"{number:04d}.jpg")
-    listed = tmp_path / "list.jsonl"
-    lines = [
-        {"file": f"photos/{kind}/{path.name}", "split": split}
-        for kind, split in split_of.items()
-        for path in sorted((tmp_path / "photos" / kind).iterdir())
-    ]
-    listed.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    counts = {}
-    for dedupe in ("none", "near"):
-        out = tmp_path / dedupe
-        assert main([str(listed), str(out), "--dedupe", dedupe]) == 0
-        where: dict[str, set[str]] = {}
-        for split, _, about in samples(out):
-            assert split == split_of[Path(about["source"]).parent.name]
-            where.setdefault(Path(about["source"]).name, set()).add(split)
-        assert len(where) == 15
-        counts[dedupe] = sum(len(splits) > 1 for splits in where.values())
-    assert counts == {"none": 12, "near": 0}
+def test_copies_across_a_sources_own_splits_are_found(tmp_path):
+    lines = ["file,split"]
+    for number in range(6):
+        image = draw_dog(5, number, 160)[0]
+        image.save(tmp_path / f"{number}.png")
+        copy = varied(image, "all", np.random.default_rng(number))
+        copy.save(tmp_path / f"copy-{number}.jpg", quality=60)
+        own, other = ("train", "val") if number % 2 else ("val", "train")
+        lines += [f"{number}.png,{own}", f"copy-{number}.jpg,{other}"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "list.csv"), str(out), "--dedupe", "near"]) == 0
+    packed = {about["source"]: split for split, _, about in samples(out)}
+    assert packed == {f"{n}.png": ("val", "train")[n % 2] for n in range(6)}
 
 
 def test_the_largest_of_a_group_is_kept(tmp_path):

@@ -197,16 +197,17 @@ def test_a_second_packer_is_refused_while_the_first_lives_and_no_longer(tmp_path
 
 
 @pytest.mark.slow
-def test_a_folder_of_very_many_files_takes_little_memory(tmp_path, record_property):
+@pytest.mark.parametrize(("dedupe", "packed"), [("none", MANY), ("exact", 50)])
+def test_a_folder_of_very_many_files_takes_little_memory(dedupe, packed, tmp_path, record_property):
     """Real pictures, hard links to fifty, since each has to be read, hashed and written."""
     few = write_files(tmp_path / "few", {f"{n}.jpg": drawn(n, side=16) for n in range(50)})
     (tmp_path / "photos").mkdir()
     for number in range(MANY):
         os.link(few / f"{number % 50}.jpg", tmp_path / "photos" / f"{number:07d}.jpg")
-    command = (tmp_path / "photos", tmp_path / "out", "--shard-bytes", "64M")
+    command = (tmp_path / "photos", tmp_path / "out", "--shard-bytes", "64M", "--dedupe", dedupe)
     done = run_limited("shards.pack", *command, seconds=30 + MANY // 500)
     assert done.code == 0, done.err
-    assert f"packed    {MANY} into the split train" in done.out
-    assert done.resident < 300 << 20
+    assert f"packed    {packed} into the split train" in done.out
+    assert done.resident < (300 if dedupe == "none" else 400) << 20
     record_property("files in one folder", MANY)
     record_property("MB of memory for them, at most", done.resident >> 20)
