@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dvae.errors import UserError
+from dvae.errors import FULL, UserError
 from dvae.failpoint import failpoint
 
 MANIFEST = "manifest.json"
@@ -37,7 +37,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
         failpoint("renamed")
     except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write doesn't say of what
+        if error.errno in FULL:  # a failed write doesn't say of what
+            error.filename = error.filename or str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -63,20 +63,20 @@ def _kind(reason: str) -> str:
 def lines_kept(old: Iterable[Line], new: Iterable[Line]) -> list[Line]:
     """The old lines that a new one doesn't replace, so that no loss is counted twice or not at all.
 
-    A picture that is tried again has its name and its reason again, or is a duplicate now, or was one:
+    A picture that is tried again has its name and its kind of reason again, or is a duplicate now, or was one:
     which picture of a group stands for it may change. Any other of its name is another picture.
     """
-    again = Counter((line["source"], line["reason"]) for line in new)
+    again = Counter((line["source"], _kind(line["reason"])) for line in new)
     left = []
     for line in old:
-        key = line["source"], line["reason"]
+        key = line["source"], _kind(line["reason"])
         if again[key]:
             again[key] -= 1
         else:
             left.append(line)
     changed: Counter[tuple[str, bool]] = Counter()
-    for (name, reason), count in again.items():
-        changed[name, _kind(reason) in DUPLICATES] += count
+    for (name, kind), count in again.items():
+        changed[name, kind in DUPLICATES] += count
     kept = []
     for line in left:
         places = [(line["source"], True)]
@@ -99,8 +99,6 @@ class Assembly:
         journal: receives each finished shard.
         done: what an earlier run finished of these pictures.
         old: the lines of the set that is appended to.
-        duplicates: why those that are duplicates are left out, by position; the next run finds them
-            again, so they aren't journaled.
     """
 
     def __init__(
@@ -110,7 +108,6 @@ class Assembly:
         journal: Journal,
         done: Done,
         old: Sequence[Line],
-        duplicates: Mapping[int, str],
     ) -> None:
         self.labels = {label for entry in done.entries for label in entry.labels}
         self.reasons: Counter[str] = Counter()
@@ -118,7 +115,6 @@ class Assembly:
         self._rejected = rejected
         self._journal = journal
         self._known = done.reasons
-        self._duplicates = duplicates
         self._old = old
         self._old_names = {line["source"] for line in old}
         self._again: list[Line] = []  # new lines of those names
@@ -140,9 +136,8 @@ class Assembly:
         Returns:
             How many old lines stay, each of a picture that isn't among these.
         """
-        for place in range(start):
-            if reason := self._duplicates.get(place) or self._known.get(place):
-                self._write_lines([line_of(pictures[place], reason)])
+        before = sorted(place for place in self._known if place < start)
+        self._write_lines(line_of(pictures[place], self._known[place]) for place in before)
         for result in results:
             self._take(result)
             if not result.sample:
@@ -164,7 +159,7 @@ class Assembly:
                 self.labels.add(label)
                 self._new_labels.add(label)
         elif result.reason:
-            if result.position not in self._known and result.position not in self._duplicates:
+            if result.position not in self._known:
                 self._new_places.append(result.position)
                 self._new_reasons.append(sys.intern(result.reason))
             self._write_lines([line_of(result.item, result.reason)])

@@ -40,7 +40,7 @@ def pack_one(job: Job, duplicates: Mapping[int, str], work: Work) -> Packed:
     """What becomes of a picture; `duplicates` has the reasons of those to be left out."""
     position, item = work
     options = job.options
-    reason = duplicates.get(position) or job.done.reasons.get(position)
+    reason = job.done.reasons.get(position) or duplicates.get(position)
     if reason:
         return Packed(position, item, reason=reason)
     try:

@@ -25,6 +25,8 @@ from shards.parallel import in_order
 from shards.place import Place
 from shards.writer import Full
 
+FORMAT = 2  # of the shards; what an earlier version left unfinished begins anew
+
 
 class Note(NamedTuple):
     """What else had become of the pictures when a shard was full."""
@@ -180,5 +182,5 @@ def digest_of(options: dict[str, Any], manifest: str) -> str:
         options: that determine the bytes of the shards.
         manifest: SHA-256 of that of the finished set that is appended to.
     """
-    text = json.dumps([options, manifest], sort_keys=True)
+    text = json.dumps([options, manifest, FORMAT], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -59,7 +59,7 @@ def make_shards(job: Job, listing: Listing) -> Made:
         rejected = stack.enter_context(whole_file(place.folder / output.REJECTED))
         journal = Journal(place.folder, job.digest, len(job.done.entries), engine.most_full)
         stack.enter_context(journal)
-        assembly = Assembly(writers, rejected, journal, job.done, lines, duplicates)
+        assembly = Assembly(writers, rejected, journal, job.done, lines)
         start = min(job.done.end(name) for name in names)
         work = islice(enumerate(pictures), start, None)
         results = stack.enter_context(closing(engine.results(job, duplicates, work)))

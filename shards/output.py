@@ -138,12 +138,12 @@ def half_made(location: Location) -> str:
     """What a run that works in a folder of ours, or was killed there, leaves to do; "" if nothing."""
     store = open_store(location)
     try:
-        mark = store.read_whole(MARK, MAX_MANIFEST)
-    except StoreError:
+        mark = json.loads(store.read_whole(MARK, MAX_MANIFEST))
+    except (StoreError, ValueError, RecursionError):  # or a server that gives a page for any name
         return ""
     try:
         about = json.loads(store.read_whole(MANIFEST, MAX_MANIFEST))["about"]
-        if about["options"] == json.loads(mark):
+        if about["options"] == mark:
             return ""  # only the mark is left
     except StoreError:
         return f"{store.shown!r} is half packed: run its python -m shards.pack again"

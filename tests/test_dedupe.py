@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from shards.drawn_dogs import draw_dog
 from shards.pack import main
+from shards.verify import main as verify
 from tests.pictures_on_disk import encoded
 from tests.test_pack import make_source, manifest, samples, tree
 
@@ -156,3 +157,21 @@ def test_the_bytes_do_not_depend_on_workers(tmp_path):
         assert main(arguments) == 0
         trees.append(tree(out))
     assert trees[0] == trees[1]
+
+
+def test_a_killed_run_ends_though_its_pictures_changed_meanwhile(tmp_path):
+    source = make_source(tmp_path / "photos", 24)
+    for path in sorted(source.rglob("*.*g")):
+        shutil.copy(path, source / f"copy-{path.name}")
+    flags = ("--dedupe", "exact", "--shard-bytes", "6K")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "shards.pack", str(source), str(out), *flags]
+    environment = os.environ | {"DVAE_FAILPOINT": "renamed:60"}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    entries = [json.loads(path.read_text()) for path in out.glob(".journal-*")]
+    assert sum(len(entry["left_out"]) for entry in entries) > 0
+    for path in sorted(source.glob("copy-*")):  # equal ones no more, of the same sizes
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    assert main([str(source), str(out), *flags]) == 0
+    assert verify([str(out)]) == 0

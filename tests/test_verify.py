@@ -130,7 +130,7 @@ def test_a_damaged_manifest_falls_short(folder, capsys, text):
 def test_no_folder_and_a_half_packed_one_are_named(folder, tmp_path, capsys):
     assert main([str(tmp_path / "nowhere")]) == 2
     (folder / "manifest.json").unlink()
-    (folder / ".packing").touch()
+    (folder / ".packing").write_text("{}")
     assert main([str(folder)]) == 3
     assert "half packed" in capsys.readouterr().err
 

@@ -13,9 +13,9 @@ from dvae.errors import UserError
 from dvae.masking import is_url, shown
 
 HTTP = ("http", "https")
-# By fsspec; of what it knows, those where an upload appears when it's complete. memory: this process's.
-OBJECTS = ("s3", "gs", "gcs", "az", "abfs", "oss", "oci", "hf", "memory")
-ALLOWED = "a local folder, https://, http://, s3://, gs://, az://, oss://, oci:// or hf://"
+# By fsspec; of what it knows, those where an upload appears when it's complete.
+OBJECTS = ("s3", "gs", "gcs", "az", "abfs", "oss", "hf")
+ALLOWED = "a local folder, https://, http://, s3://, gs://, az://, oss:// or hf://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
