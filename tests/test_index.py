@@ -192,7 +192,7 @@ def test_folders_without_a_usable_tar_are_named(tmp_path, capsys):
     fails(capsys, "a.tar is empty (0 bytes)", tmp_path)
     write_tar(tmp_path / "a.tar", [("a.txt", b"x")])
     fails(capsys, "holds no sample with a member KEY.jpg", tmp_path)
-    (tmp_path / ".packing").write_bytes(b"")
+    (tmp_path / ".packing").write_bytes(b"{}")
     fails(capsys, "half packed", tmp_path)
 
 
