@@ -46,18 +46,12 @@ class JsonPieces:
         Raises:
             TypeError: another kind of value is there.
         """
-        self._open("{")
-        if self.peek() == "}":
-            self.take("}")
-            return
-        while True:
+        for _ in self._entries("{", "}"):
             if self.peek() != '"':
                 raise JSONDecodeError("expecting a key", self._text, self._at)
             key = self.value()
             self.take(":")
             yield key
-            if self.take(",}") == "}":
-                return
 
     def chunks(self) -> Iterator[list[Any]]:
         """The elements of an array, many at a time.
@@ -65,24 +59,26 @@ class JsonPieces:
         Raises:
             TypeError: another kind of value is there.
         """
-        self._open("[")
-        if self.peek() == "]":
-            self.take("]")
-            return
-        while True:
+        for _ in self._entries("[", "]"):
             yield self._complete() or [self.value()]
-            if self.take(",]") == "]":
-                return
 
     def end(self) -> None:
         """Nothing may follow."""
         if self.peek():
             raise JSONDecodeError("expecting the end", self._text, self._at)
 
-    def _open(self, bracket: str) -> None:
-        if self.peek() != bracket:
-            raise TypeError(f"{type(self.value()).__name__} where {bracket} begins another value")
-        self.take(bracket)
+    def _entries(self, opening: str, closing: str) -> Iterator[None]:
+        """Halts before each entry of what stands in brackets; whoever goes on has read it."""
+        if self.peek() != opening:
+            raise TypeError(f"{type(self.value()).__name__} where {opening} begins another value")
+        self.take(opening)
+        if self.peek() == closing:
+            self.take(closing)
+            return
+        while True:
+            yield
+            if self.take("," + closing) == closing:
+                return
 
     def value(self) -> Any:
         """The next value."""
