@@ -20,6 +20,7 @@ from dvae.checks import check_disk, check_open_files, check_shared_memory, code_
 from dvae.config import Config
 from dvae.errors import UserError
 from dvae.streams import Streams, open_streams
+from dvae.world import processes_here
 
 # What may differ from machine to machine; everything else changes batches, or when all must meet.
 LOCAL = ("data.threads", "data.ahead", "data.cache_dir", "data.cache_bytes")
@@ -51,8 +52,7 @@ def preflight(config: Config, accelerator: Accelerator) -> Streams:
     streams = _found(faults, lambda: open_streams(config, accelerator.num_processes))
     _found(faults, lambda: check_open_files(accelerator.num_processes))
     if accelerator.device.type == "cuda":
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        _found(faults, lambda: check_shared_memory(here))
+        _found(faults, lambda: check_shared_memory(processes_here()))
     if accelerator.is_main_process:  # which writes
         _found(faults, lambda: check_disk(config))
     agree(accelerator, faults, _facts(config, streams))

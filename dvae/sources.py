@@ -29,6 +29,8 @@ class Sources:
 
     def windows(self, world_size: int) -> float:
         """Bytes of the remote windows that a process is inside of at a time, at most."""
+        if not any(split.tars.is_remote for split in self.splits):
+            return 0.0
         remote = [split.shards.sizes * split.tars.is_remote for split in self.splits]
         return float(open_windows(self.order, remote, world_size).max())
 

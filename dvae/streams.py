@@ -1,6 +1,5 @@
 """From a recipe's `data` part to this process's batches."""
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,7 @@ from dvae.errors import DataError, UserError
 from dvae.machine import available_memory
 from dvae.notes import amount
 from dvae.sources import Sources, find_held_out, find_sources
+from dvae.world import processes_here
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,7 @@ def check_window(config: Config, splits: tuple[Split, ...]) -> None:
 
 def check_memory(config: Config, sources: Sources, world_size: int) -> None:
     """Refuse remote windows that would take more than half of the memory that this machine has left."""
-    free = available_memory()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share it
-    held = here * sources.windows(world_size)
+    free, held = available_memory(), processes_here() * sources.windows(world_size)
     if free is not None and held > free / 2:
         raise UserError(
             f"data.window={config.data.window} of remote shards would hold {amount(held)} of pictures "

@@ -43,6 +43,11 @@ def keep_group() -> None:
         _kept.append(distributed.group.WORLD)
 
 
+def processes_here() -> int:
+    """How many of the launch's processes share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def shared_store(name: str, timeout: float) -> distributed.Store:
     """A connection of its own to the store that all processes of this attempt share.
 

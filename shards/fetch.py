@@ -96,14 +96,14 @@ def _fetch_one(archive: Archive, folder: Path) -> None:
     plain = folder / f"{TEMPORARY}{final.name}"
     resumed_download(archive.url, part)
     try:
-        _check(archive, part, sums.get(name))
+        digest = _checked(archive, part, sums.get(name))
         if plain != part:
             (_unzip if name.endswith(".zip") else _uncompress)(part, plain)
         _check_tar(plain, archive.url)
     except UserError:
         part.unlink()  # going on from bytes that are wrong would never help
         raise
-    sums |= {name: sha256(part), final.name: sha256(plain)}
+    sums |= {name: digest, final.name: sha256(plain)}
     lines = [f"{digest}  {file}\n" for file, digest in sorted(sums.items())]
     write_bytes(folder / SUMS, "".join(lines).encode())
     plain.replace(final)
@@ -121,26 +121,27 @@ def _read_sums(folder: Path) -> dict[str, str]:
     return {words[1]: words[0] for words in lines if len(words) == 2}
 
 
-def _check(archive: Archive, path: Path, recorded: str | None) -> None:
-    for kind, pinned in (("md5", archive.md5), ("sha256", archive.sha256)):
-        digest = _digest(path, kind) if pinned else None
-        if digest != pinned:
+def _checked(archive: Archive, path: Path, recorded: str | None) -> str:
+    """The SHA-256 of an archive that is what was pinned, and what was recorded before."""
+    digest = sha256(path)
+    md5 = _md5(path) if archive.md5 else None
+    for kind, found, pinned in (("MD5", md5, archive.md5), ("SHA256", digest, archive.sha256)):
+        if pinned not in (None, found):
             raise UserError(
-                f"{archive.url} gave a file with the {kind.upper()} {digest}, not {pinned}: try again; "
+                f"{archive.url} gave a file with the {kind} {found}, not {pinned}: try again; "
                 f"if its publisher has replaced it, download it by hand and pack that"
             )
-    if recorded not in (None, sha256(path)):
+    if recorded not in (None, digest):
         raise UserError(
             f"{archive.url} gave another file than before, by {SUMS}: if that's meant to be so, "
             f"delete the line of {path.name.removeprefix(TEMPORARY)} there and run this again"
         )
+    return digest
 
 
-def _digest(path: Path, kind: str) -> str:
+def _md5(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(
-            file, lambda: hashlib.new(kind, usedforsecurity=False)
-        ).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _unzip(path: Path, plain: Path) -> None:

@@ -109,7 +109,7 @@ def test_the_oldest_entries_go_when_the_cache_is_full(server, folder, tmp_path):
         name, data = tar(folder, number)
         for start in range(0, len(data), PIECE):
             assert store.read(name, start, 10) == data[start : start + 10]
-            order.append(store._entry(name, start)[0])
+            order.append(store._entry(store._shards.named(name), start)[0])
             kept = {path.name for path in entries(tmp_path)}
             assert sum(path.stat().st_size for path in entries(tmp_path)) <= limit
             newest = list(dict.fromkeys(reversed(order)))[: len(kept)]

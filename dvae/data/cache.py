@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Lock
 
 from dvae.data.manifest import Split
-from dvae.data.shard_list import ShardList
+from dvae.data.shard_list import Shard, ShardList
 from dvae.data.storage import LocalStore, Store, StoreError
 from dvae.errors import UserError
 from dvae.files import TEMPORARY, write_bytes
@@ -77,18 +77,20 @@ class CachedStore:
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """See `Store`."""
-        if self._is_full or offset < 0 or offset + size > self._shards.named(name).bytes:
+        shard = self._shards.named(name)
+        if self._is_full or offset < 0 or offset + size > shard.bytes:
             return self._store.read(name, offset, size)
         parts = []
         for start in range(offset - offset % self._piece, offset + size, self._piece):
             begin, end = max(offset, start), min(offset + size, start + self._piece)
-            parts.append(self._part(name, start, begin - start, end - begin))
+            parts.append(self._part(shard, start, begin - start, end - begin))
         return b"".join(parts)
 
     def reread(self, name: str, offset: int, size: int) -> bytes:
         """See `Store`; the pieces that hold the bytes are thrown away first."""
+        shard = self._shards.named(name)
         for start in range(offset - offset % self._piece, offset + size, self._piece):
-            self._forget(self._entry(name, start)[0])
+            self._forget(self._entry(shard, start)[0])
         return self.read(name, offset, size)
 
     def read_whole(self, name: str, limit: int) -> bytes:
@@ -99,9 +101,9 @@ class CachedStore:
         """See `Store`."""
         return self._store.size(name)
 
-    def _part(self, name: str, start: int, offset: int, size: int) -> bytes:
+    def _part(self, shard: Shard, start: int, offset: int, size: int) -> bytes:
         """Some bytes of the piece that begins at `start`."""
-        entry, length = self._entry(name, start)
+        entry, length = self._entry(shard, start)
         found = self._kept(entry, offset, size)
         if found is not None:
             return found
@@ -110,18 +112,17 @@ class CachedStore:
                 found = self._kept(entry, offset, size)  # another process may have fetched it
                 if found is not None:
                     return found
-                piece = self._store.read(name, start, length)
+                piece = self._store.read(shard.name, start, length)
                 self._keep(entry, piece)
                 return piece[offset : offset + size]
         except OSError as error:
             self._end_caching(error)
-        return self._store.read(name, start + offset, size)
+        return self._store.read(shard.name, start + offset, size)
 
-    def _entry(self, name: str, start: int) -> tuple[str, int]:
+    def _entry(self, shard: Shard, start: int) -> tuple[str, int]:
         """A piece's file name and size."""
-        shard = self._shards.named(name)
         length = min(self._piece, shard.bytes - start)
-        what = f"{self._store.shown}/{name}\n{shard.sha256}\n{start}+{length}"
+        what = f"{self._store.shown}/{shard.name}\n{shard.sha256}\n{start}+{length}"
         return f"{hashlib.sha256(what.encode()).hexdigest()}-{length}", length
 
     def _kept(self, entry: str, offset: int, size: int) -> bytes | None:
