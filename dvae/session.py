@@ -163,11 +163,7 @@ def set_up(
     judges.restore(state, before.path)
     if before.network:
         bare.load_state_dict(before.network)
-    held_out = streams.held_out.reader.splits
-    is_changed = settle_data(state, streams.sources, held_out, checkpoints.folder, accept_new_data)
-    checkpoints.last = None if is_changed else checkpoints.last  # a finished run saves it again
-    if accelerator.is_main_process:
-        write_bytes(config.folder / RECIPE, to_toml(config).encode())
+    take_data(config, accelerator, streams, checkpoints, state, accept_new_data)
     engine = make_engine(accelerator, bare, optimizer, config.train, config.optim.max_grad_norm)
     if before.optimizer:
         engine.load_optimizer(before.optimizer)
@@ -197,6 +193,22 @@ def set_up(
         fixed=fixed,
         micro_batch=config.train.micro_batch(accelerator.num_processes),
     )
+
+
+def take_data(
+    config: Config,
+    accelerator: Accelerator,
+    streams: Streams,
+    checkpoints: Checkpoints,
+    state: State,
+    accept_new: bool,
+) -> None:
+    """Check that a run may go on with these data (`settle_data`), and then write its recipe."""
+    held_out = streams.held_out.reader.splits
+    if settle_data(state, streams.sources, held_out, checkpoints.folder, accept_new):
+        checkpoints.last = None  # a finished run saves what it accepted
+    if accelerator.is_main_process:
+        write_bytes(config.folder / RECIPE, to_toml(config).encode())
 
 
 def make_ema(engine: Engine, decay: float, saved: Tensors | None) -> Ema | None:

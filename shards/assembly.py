@@ -63,8 +63,8 @@ def _kind(reason: str) -> str:
 def lines_kept(old: Iterable[Line], new: Iterable[Line]) -> list[Line]:
     """The old lines that a new one doesn't replace, so that no loss is counted twice or not at all.
 
-    A picture that is tried again has its name and its kind of reason again, or is a duplicate now, or was one:
-    which picture of a group stands for it may change. Any other of its name is another picture.
+    A picture that is tried again has its name and its kind of reason again, or is a duplicate now, or
+    was one: which picture of a group stands for it may change. Any other of its name is another one.
     """
     again = Counter((line["source"], _kind(line["reason"])) for line in new)
     left = []

@@ -39,19 +39,26 @@ def test_equal_bytes_are_left_out_and_say_of_which(tmp_path):
     assert manifest(tmp_path / "all")["about"]["counts"]["packed"] == 13
 
 
-def test_a_run_that_was_killed_names_each_duplicate_once(tmp_path):
-    source = make_source(tmp_path / "photos", 24)
+EXACT = ("--dedupe", "exact", "--shard-bytes", "6K")
+
+
+def killed_among_twins(tmp_path, point):
+    """24 pictures and a copy of each, and what a packing of them left that was killed."""
+    source, out = make_source(tmp_path / "photos", 24), tmp_path / "out"
     for path in sorted(source.rglob("*.*g")):
         shutil.copy(path, source / f"copy-{path.name}")
-    flags = ("--dedupe", "exact", "--shard-bytes", "6K")
-    assert main([str(source), str(tmp_path / "undisturbed"), *flags]) == 0
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "shards.pack", str(source), str(out), *flags]
-    environment = os.environ | {"DVAE_FAILPOINT": "renamed:57"}
+    command = [sys.executable, "-m", "shards.pack", str(source), str(out), *EXACT]
+    environment = os.environ | {"DVAE_FAILPOINT": point}
     done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGKILL
+    return source, out
+
+
+def test_a_run_that_was_killed_names_each_duplicate_once(tmp_path):
+    source, out = killed_among_twins(tmp_path, "renamed:57")
     assert len(list(out.glob(".journal-*"))) > 15
-    assert main([str(source), str(out), *flags]) == 0
+    assert main([str(source), str(tmp_path / "undisturbed"), *EXACT]) == 0
+    assert main([str(source), str(out), *EXACT]) == 0
     assert tree(out) == tree(tmp_path / "undisturbed")
     assert len(left_out(out)) == 24
 
@@ -160,18 +167,10 @@ def test_the_bytes_do_not_depend_on_workers(tmp_path):
 
 
 def test_a_killed_run_ends_though_its_pictures_changed_meanwhile(tmp_path):
-    source = make_source(tmp_path / "photos", 24)
-    for path in sorted(source.rglob("*.*g")):
-        shutil.copy(path, source / f"copy-{path.name}")
-    flags = ("--dedupe", "exact", "--shard-bytes", "6K")
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "shards.pack", str(source), str(out), *flags]
-    environment = os.environ | {"DVAE_FAILPOINT": "renamed:60"}
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
-    assert done.returncode == -signal.SIGKILL
+    source, out = killed_among_twins(tmp_path, "renamed:60")
     entries = [json.loads(path.read_text()) for path in out.glob(".journal-*")]
     assert sum(len(entry["left_out"]) for entry in entries) > 0
     for path in sorted(source.glob("copy-*")):  # equal ones no more, of the same sizes
         path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    assert main([str(source), str(out), *flags]) == 0
+    assert main([str(source), str(out), *EXACT]) == 0
     assert verify([str(out)]) == 0
